@@ -1,0 +1,238 @@
+"""Every exception and warning this package raises of its own.
+
+::
+
+    AgentScopeError
+    ├── AgentError                 .agent (a name)
+    │   ├── AgentStoppedError
+    │   ├── DeadlockError          .chain (names, first one again at the end); a RuntimeError
+    │   ├── InterruptedTurnError   .reason
+    │   ├── InvalidReplyError      .value_type; a TypeError
+    │   ├── MailboxFullError       .capacity, .overflow
+    │   ├── ReplyExitError         .exit_type
+    │   └── AskTimeoutError        .timeout_s; a TimeoutError
+    ├── ConfigError                a ValueError
+    ├── MessageError               .field; a ValueError
+    ├── MissingExtraError          .package; an ImportError
+    ├── ModelError                 .provider, .model
+    │   └── BadResponse            .raw
+    ├── NoRuntimeError             a RuntimeError
+    ├── QuorumError                .needed, .good, .failures
+    └── RuntimeClosedError         a RuntimeError
+    AgentScopeWarning              a UserWarning
+
+What an agent's ``reply`` raises is not in this tree: it reaches the asker as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "AgentError",
+    "AgentScopeError",
+    "AgentScopeWarning",
+    "AgentStoppedError",
+    "AskTimeoutError",
+    "BadResponse",
+    "ConfigError",
+    "DeadlockError",
+    "InterruptedTurnError",
+    "InvalidReplyError",
+    "MailboxFullError",
+    "MessageError",
+    "MissingExtraError",
+    "ModelError",
+    "NoRuntimeError",
+    "QuorumError",
+    "ReplyExitError",
+    "RuntimeClosedError",
+]
+
+
+class AgentScopeWarning(UserWarning):
+    """Something was accepted that probably was not meant."""
+
+
+class AgentScopeError(Exception):
+    """Base of every error of this package."""
+
+
+class AgentError(AgentScopeError):
+    """A turn of an agent could not be had, or ended badly.
+
+    Attributes:
+        agent: the name of the agent that was asked.
+    """
+
+    def __init__(self, message: str, *, agent: str) -> None:
+        super().__init__(message)
+        self.agent = agent
+
+
+class AgentStoppedError(AgentError):
+    """The agent was stopped before this letter's turn came."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"Agent {agent!r} is stopped and takes no more messages.", agent=agent)
+
+
+class DeadlockError(AgentError, RuntimeError):
+    """A wait was refused because it could never end.
+
+    Attributes:
+        chain: names of the agents that wait for each other, the first one repeated at the end.
+    """
+
+    def __init__(self, agent: str, chain: Sequence[str]) -> None:
+        self.chain = tuple(chain)
+        super().__init__(
+            f"Agent {agent!r} has no turn to give: {' -> '.join(self.chain)}. "
+            f"Use post(...) if no answer is needed.",
+            agent=agent,
+        )
+
+
+class InterruptedTurnError(AgentError):
+    """``agent.interrupt(reason)`` ended the turn this asker was waiting for."""
+
+    def __init__(self, agent: str, reason: str | None) -> None:
+        self.reason = reason
+        super().__init__(f"The turn of agent {agent!r} was interrupted: {reason or 'no reason given'}.", agent=agent)
+
+
+class InvalidReplyError(AgentError, TypeError):
+    """``reply`` returned something that is not a message."""
+
+    def __init__(self, agent: str, value: object) -> None:
+        self.value_type = type(value)
+        super().__init__(
+            f"reply() of agent {agent!r} returned {self.value_type.__name__}, but must return a Msg. "
+            f"Wrap the value: Msg(self.name, value, role='assistant').",
+            agent=agent,
+        )
+
+
+class MailboxFullError(AgentError):
+    """The agent's mailbox was full and its overflow policy turned this letter away."""
+
+    def __init__(self, agent: str, capacity: int, overflow: str) -> None:
+        self.capacity = capacity
+        self.overflow = overflow
+        super().__init__(
+            f"The mailbox of agent {agent!r} is full: {capacity} letters wait (overflow={overflow!r}). "
+            f"Send less at once, raise capacity=, or choose overflow='wait'.",
+            agent=agent,
+        )
+
+
+class ReplyExitError(AgentError):
+    """``reply`` raised an exit signal of its own: nobody had cancelled it or asked the program to end.
+
+    SystemExit, KeyboardInterrupt, GeneratorExit and CancelledError raised by a handler
+    would otherwise take down the event loop or be mistaken for the caller's own
+    cancellation. The original is the ``__cause__``.
+    """
+
+    def __init__(self, agent: str, exit_error: BaseException) -> None:
+        self.exit_type = type(exit_error)
+        super().__init__(
+            f"reply() of agent {agent!r} raised {self.exit_type.__name__} by itself; "
+            f"only this turn was ended. Raise an ordinary exception to report a failure.",
+            agent=agent,
+        )
+
+
+class AskTimeoutError(AgentError, TimeoutError):
+    """The runtime's ``ask_timeout_s`` ran out before the turn ended."""
+
+    def __init__(self, agent: str, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        super().__init__(f"Agent {agent!r} did not answer within {timeout_s:g} s.", agent=agent)
+
+
+class ConfigError(AgentScopeError, ValueError):
+    """A configuration value is unknown, missing or of the wrong kind."""
+
+
+class MessageError(AgentScopeError, ValueError):
+    """A message cannot be built, sent or read as it is.
+
+    Attributes:
+        field: path of the offending value, for example ``content.items[3]``.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        super().__init__(f"Message field {field!r}: {problem}")
+
+
+class MissingExtraError(AgentScopeError, ImportError):
+    """An optional package is needed here and not installed.
+
+    Attributes:
+        package: its import name.
+    """
+
+    def __init__(self, package: str, message: str) -> None:
+        self.package = package
+        super().__init__(message)
+
+
+class ModelError(AgentScopeError):
+    """A call to a model failed.
+
+    Attributes:
+        provider: for example ``"openai"``.
+        model: the model's name as configured.
+    """
+
+    def __init__(self, message: str, *, provider: str, model: str) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.model = model
+
+
+class BadResponse(ModelError):
+    """The model answered, but not with what was asked for.
+
+    Attributes:
+        raw: the answer as received (a text or a parsed body).
+    """
+
+    def __init__(self, message: str, *, provider: str, model: str, raw: Any = None) -> None:
+        super().__init__(message, provider=provider, model=model)
+        self.raw = raw
+
+
+class NoRuntimeError(AgentScopeError, RuntimeError):
+    """Background work was asked for where no Runtime is open to own it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} needs a Runtime to own the background work. "
+            f"Open one around this code: `async with Runtime() as rt: ...`"
+        )
+
+
+class RuntimeClosedError(AgentScopeError, RuntimeError):
+    """The runtime that owned this work was left before the work was done."""
+
+
+class QuorumError(AgentScopeError):
+    """Too few agents gave a good answer.
+
+    Attributes:
+        needed: how many good answers were asked for.
+        good: the good answers that did arrive.
+        failures: one ``AgentFailure`` for each agent that failed.
+    """
+
+    def __init__(self, message: str, *, needed: int, good: Sequence[Any], failures: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.good = list(good)
+        self.failures = list(failures)

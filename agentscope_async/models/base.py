@@ -1,0 +1,251 @@
+"""What every model wrapper is: a formatter of messages and an awaitable that answers them."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+import orjson
+
+from ..errors import BadResponse, ConfigError
+from ..message import Msg, Speech, ToolCallPart, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = ["Messages", "ModelResponse", "ModelStream", "ModelWrapperBase", "ParseFunc"]
+
+Messages: TypeAlias = Any
+"""What a provider takes as input: for chat models a list of ``{"role", "content", ...}`` objects."""
+
+ParseFunc: TypeAlias = Callable[["ModelResponse"], Any]
+"""Turns a response into a parsed one, or raises; a plain or an async function."""
+
+DEFAULT_PARSE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResponse:
+    """What a model answered; fields a model does not fill stay None or empty.
+
+    Attributes:
+        text: the answer, the first one where several were asked for.
+        texts: all answers, in the provider's order.
+        embedding: one vector of d floats, or a list of them, in the order of the inputs.
+        image_urls: where to fetch generated images.
+        images_b64: generated images, base64 text.
+        raw: the provider's answer as parsed JSON, or what a ``parse_func`` made of it.
+        tool_calls: tools the model asks for; ``.arguments`` parsed, ``.raw`` as sent.
+        thinking: what the model thought first.
+        refusal: why it declined, in its words.
+        usage: tokens used; ``.estimated`` where the server sent none.
+        finish_reason: the provider's word for why it stopped: ``"stop"``, ``"length"``, ...
+        model: the model's name as the provider reports it.
+        request_id: the provider's id of this call.
+    """
+
+    text: str | None = None
+    texts: list[str] = field(default_factory=list)
+    embedding: list[Any] | None = None
+    image_urls: list[str] | None = None
+    images_b64: list[str] | None = None
+    raw: Any = None
+    tool_calls: list[ToolCallPart] = field(default_factory=list)
+    thinking: str | None = None
+    refusal: str | None = None
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    request_id: str | None = None
+
+    def __str__(self) -> str:
+        shown = {"text": self.text, "embedding": self.embedding, "image_urls": self.image_urls, "raw": self.raw}
+        return orjson.dumps(shown, default=str, option=orjson.OPT_INDENT_2).decode()
+
+
+class ModelStream:
+    """One streamed answer: ``async with model.stream(x) as s: async for delta in s: ...``.
+
+    Leaving the block early ends the request. Deltas are :class:`Speech`; the whole
+    :class:`ModelResponse` is in ``response`` once the iteration has ended.
+    """
+
+    def __init__(self, deltas: AsyncGenerator[Speech | ModelResponse, None]) -> None:
+        self._deltas = deltas
+        self._response: ModelResponse | None = None
+
+    @property
+    def response(self) -> ModelResponse:
+        """The whole answer.
+
+        Raises:
+            RuntimeError: the stream has not been read to its end.
+        """
+        if self._response is None:
+            raise RuntimeError("The stream has not ended: read it with `async for` before asking for .response")
+        return self._response
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._deltas.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Speech:
+        delta = await anext(self._deltas)
+        if isinstance(delta, ModelResponse):
+            self._response = delta
+            await self._deltas.aclose()
+            raise StopAsyncIteration
+        return delta
+
+
+class ModelWrapperBase(ABC):
+    """Base of all model wrappers.
+
+    A subclass that sets ``model_type`` can be named by it in configurations; one that
+    merely inherits a type does not replace its parent. It implements ``_call``, and
+    ``_stream`` where it can speak before it has finished.
+    """
+
+    model_type: ClassVar[str]
+    _types: ClassVar[dict[str, type[ModelWrapperBase]]] = {}
+
+    def __init__(
+        self,
+        config_name: str | None = None,
+        *,
+        model_name: str | None = None,
+        generate_args: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep what all wrappers share.
+
+        Args:
+            config_name: the name agents ask for this wrapper by.
+            model_name: the model, in the provider's words.
+            generate_args: arguments sent with each call unless the call says otherwise.
+        """
+        self.config_name = config_name
+        self.model_name = model_name or self.model_type
+        self.generate_args = dict(generate_args or {})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own_type = cls.__dict__.get("model_type")
+        if own_type is None:
+            return
+        rival = cls._types.get(own_type)
+        if rival is not None and (rival.__module__, rival.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ConfigError(f"model_type {own_type!r} of {cls.__name__} is taken by {rival.__name__}")
+        cls._types[own_type] = cls
+
+    async def __call__(
+        self,
+        messages: Messages,
+        *,
+        parse_func: ParseFunc | None = None,
+        fault_handler: ParseFunc | None = None,
+        max_retries: int | None = None,
+        **args: Any,
+    ) -> ModelResponse:
+        """Return the model's whole answer to ``messages`` (the form :meth:`format` makes).
+
+        With ``parse_func`` the answer is what that function returns; while it raises, the
+        model is asked again, up to ``max_retries`` times in all (3 when not given), then
+        ``fault_handler`` gets the last answer.
+
+        Raises:
+            ModelError: the call failed.
+            BadResponse: no answer could be parsed and there is no ``fault_handler``.
+        """
+        if parse_func is None:
+            return await self._call(messages, {**self.generate_args, **args})
+        error: Exception | None = None
+        for _ in range(max_retries or DEFAULT_PARSE_ATTEMPTS):
+            response = await self._call(messages, {**self.generate_args, **args})
+            try:
+                return await _maybe_await(parse_func(response))
+            except Exception as problem:  # whatever the user's parser finds wrong means: ask again
+                error = problem
+        if fault_handler is not None:
+            return await _maybe_await(fault_handler(response))
+        raise BadResponse(
+            f"No answer of {self.model_name} could be parsed by {getattr(parse_func, '__name__', parse_func)!s}: {error}",
+            provider=self.model_type,
+            model=self.model_name,
+            raw=response.text,
+        ) from error
+
+    def stream(self, messages: Messages, **args: Any) -> ModelStream:
+        """Return the answer as it is being given; see :class:`ModelStream`."""
+        return ModelStream(self._stream(messages, {**self.generate_args, **args}))
+
+    def format(self, *msgs: Msg | list[Msg] | None, me: str | None = None) -> Messages:
+        """Turn messages into what the model takes: ``[{"role", "name", "content"}, ...]``.
+
+        None is left out, lists are flattened. With ``me``, that agent's own messages get the
+        role ``assistant`` and everybody else's ``user``, with the speaker's name in the
+        text, so that a model knows which side it is on.
+
+        Raises:
+            TypeError: an item is not a message.
+        """
+        flat = flatten(msgs)
+        if me is None:
+            return [{"role": msg.role, "name": msg.name, "content": msg.text} for msg in flat]
+        return [_as_heard_by(me, msg) for msg in flat]
+
+    @abstractmethod
+    async def _call(self, messages: Messages, args: dict[str, Any]) -> ModelResponse:
+        """Answer once, whole."""
+
+    async def _stream(
+        self, messages: Messages, args: dict[str, Any]
+    ) -> AsyncGenerator[Speech | ModelResponse, None]:
+        """Yield what is said as it is said, and the whole response last."""
+        response = await self._call(messages, args)
+        for delta in as_deltas(response):
+            yield delta
+        yield response
+
+
+def flatten(msgs: tuple[Msg | list[Msg] | None, ...] | list[Any]) -> Iterator[Msg]:
+    """Yield the messages in nested lists, in order; None is left out."""
+    for item in msgs:
+        if isinstance(item, Msg):
+            yield item
+        elif isinstance(item, list):
+            yield from flatten(item)
+        elif item is not None:
+            raise TypeError(f"format() takes messages and lists of them, not {type(item).__name__}")
+
+
+def as_deltas(response: ModelResponse) -> Iterator[Speech]:
+    """Yield a finished response as stream deltas: thinking, text, tool calls."""
+    if response.thinking:
+        yield Speech("thinking", response.thinking)
+    if response.text:
+        yield Speech("text", response.text)
+    for call in response.tool_calls:
+        yield Speech("tool_call", data=call)
+
+
+def _as_heard_by(me: str, msg: Msg) -> dict[str, Any]:
+    if msg.role in ("system", "tool"):
+        return {"role": msg.role, "content": msg.text}
+    if msg.name == me:
+        return {"role": "assistant", "content": msg.text}
+    return {"role": "user", "content": f"{msg.name}: {msg.text}"}
+
+
+async def _maybe_await(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
