@@ -6,7 +6,7 @@ import difflib
 import importlib
 import warnings
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import orjson
 
@@ -85,6 +85,25 @@ class ModelRegistry:
         near = difflib.get_close_matches(model, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"No model configuration is named {model!r}; {hint}known: {', '.join(known)}."
+
+
+def find_model(model: ModelWrapperBase | str | None, runtime: Any = None) -> ModelWrapperBase:
+    """Return the wrapper an agent means: itself, or by name from its runtime, then the process.
+
+    Raises:
+        ConfigError: no such model, or not something that names one.
+    """
+    if isinstance(model, ModelWrapperBase):
+        return model
+    if not isinstance(model, str):
+        raise ConfigError(f"A model is a wrapper, a config name or 'provider:model', not {type(model).__name__}.")
+    if runtime is not None and model in runtime.models:
+        return cast("ModelWrapperBase", runtime.models.load(model))
+    return process_models.load(model)
+
+
+process_models = ModelRegistry()
+"""The configurations ``init()`` reads: those of programs that open no runtime."""
 
 
 def _load(configs: ModelConfigs) -> list[dict[str, Any]]:

@@ -1,0 +1,45 @@
+"""The directory of one run: made when first written to."""
+
+from __future__ import annotations
+
+import random
+import string
+import time
+from pathlib import Path
+
+import orjson
+
+__all__ = ["RunDirectory"]
+
+_LOWER = string.ascii_lowercase + string.digits
+
+
+class RunDirectory:
+    """``<save_dir>/run_%Y%m%d-%H%M%S_<name>``, with a ``.config`` that says what the run is.
+
+    Attributes:
+        project, name: as given, or six random characters.
+        run_id: the directory's own name.
+    """
+
+    def __init__(self, save_dir: str | Path = "./runs", *, project: str | None = None, name: str | None = None) -> None:
+        random_name = "".join(random.choices(_LOWER, k=6))
+        self._started_at = time.localtime()
+        self.project = project or "".join(random.choices(_LOWER + string.ascii_uppercase, k=6))
+        self.name = name or random_name
+        self.run_id = f"run_{time.strftime('%Y%m%d-%H%M%S', self._started_at)}_{random_name}"
+        self._path = Path(save_dir) / self.run_id
+
+    @property
+    def path(self) -> Path:
+        """The directory; made, with its ``.config``, when first asked for."""
+        if not self._path.exists():
+            self._path.mkdir(parents=True)
+            about = {
+                "project": self.project,
+                "name": self.name,
+                "id": self.run_id,
+                "timestamp": time.strftime("%Y-%m-%d %H:%M:%S", self._started_at),
+            }
+            (self._path / ".config").write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
+        return self._path

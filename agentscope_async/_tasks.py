@@ -1,0 +1,41 @@
+"""Several coroutines at once, none of them left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+T = TypeVar("T")
+
+
+async def run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all in tasks of their own and return their results, in order.
+
+    The first failure, or a cancellation, cancels the rest; it is raised, as it is, when
+    all have ended.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        await cancel_all(tasks)
+    return [task.result() for task in tasks]
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel those still running and wait until they have ended, also while being cancelled."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    while running:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        running = [task for task in running if not task.done()]
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,806 @@
+"""What every agent is: await it with a message, get a message."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import re
+import time
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from .. import _context
+from ..errors import (
+    AgentScopeWarning,
+    AgentStoppedError,
+    AskTimeoutError,
+    ConfigError,
+    DeadlockError,
+    InvalidReplyError,
+    MailboxFullError,
+    NoRuntimeError,
+    ReplyExitError,
+)
+from .._tasks import run_all
+from ..events import TurnEnded, TurnStarted
+from ..mailbox import (
+    DEFAULT_CAPACITY,
+    Blocked,
+    Letter,
+    Mailbox,
+    Overflow,
+    Reply,
+    Turn,
+    bury,
+    check_options,
+    current_turn,
+    hand_on,
+    hand_on_inline,
+    place_detached,
+    start,
+    work_inline,
+)
+from ..message import Msg, Speech, as_msg
+from .stream import AgentStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..memory import MemoryBase
+    from ..models.base import ModelWrapperBase
+
+__all__ = ["AgentBase", "AgentLike", "Operator"]
+
+
+class Operator(Protocol):
+    """Whatever can be awaited with a message: an agent, a pipeline, a remote agent, a plain ``async def``."""
+
+    def __call__(self, x: Any = None, /) -> Awaitable[Any]:
+        """Take a message, give one back."""
+
+
+AgentLike: TypeAlias = Operator
+
+_UNMADE: Any = object()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
+_next_ask = itertools.count(1).__next__
+
+
+class Circle:
+    """Agents who hear what one of them says: a hub, or an audience."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: Iterable[Any]) -> None:
+        self.members: list[Any] = list(members)
+
+
+class AgentBase:
+    """An actor: private state, a mailbox, one message at a time.
+
+    Subclasses write ``async def reply(self, x)``, and change their own state in it as
+    they like: no second message is handled before it has returned. A turn that fails or
+    is cancelled leaves the memory as it was before (set ``keeps_failed_turns = True`` to
+    keep what was added).
+
+    Calling ``reply`` directly goes past the mailbox; call the agent.
+    """
+
+    __slots__ = ("name", "sys_prompt", "model", "_memory", "_mailbox", "_options", "_runtime", "_circles")
+
+    keeps_failed_turns: ClassVar[bool] = False
+    _observes_plainly: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        name: str,
+        sys_prompt: str | None = None,
+        model: ModelWrapperBase | str | None = None,
+        *,
+        model_config_name: str | None = None,
+        use_memory: bool = True,
+        memory: MemoryBase | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> None:
+        """Make an agent; no event loop or runtime is needed yet.
+
+        Args:
+            name: free text of 1 to 200 characters without control characters; need not be unique.
+            sys_prompt: what the agent is told to be.
+            model: a wrapper, the name of a configuration, or ``"provider:model"``.
+            model_config_name: AgentScope v0.0.2's keyword for ``model``.
+            use_memory: False: the agent has no memory, ``agent.memory`` is None.
+            memory: the memory to use; a TemporaryMemory when not given.
+            capacity: how many letters may wait.
+            overflow: what becomes of one more: ``"wait"``, ``"reject"``, ``"drop_oldest"``, ``"drop_newest"``.
+
+        Raises:
+            ConfigError: the name, the model or an option is not valid.
+        """
+        self.name = name if type(name) is str and name.isascii() and name.isprintable() and 0 < len(
+            name
+        ) <= 200 else _checked_name(name)
+        self.sys_prompt = sys_prompt
+        self._runtime = _context.find_runtime() if _context.open_runtimes else None
+        self.model = None if model is None and model_config_name is None else _find_model(
+            model, model_config_name, self._runtime
+        )
+        self._memory: Any = (_UNMADE if memory is None else memory) if use_memory else None
+        self._mailbox: Mailbox | None = None
+        self._circles: tuple[Circle, ...] = ()
+        if capacity == DEFAULT_CAPACITY and overflow == "wait":
+            self._options = _DEFAULT_OPTIONS
+        else:
+            check_options(capacity, overflow)
+            self._options = (capacity, overflow)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own_observe = cls.__dict__.get("observe")
+        if own_observe is not None:
+            cls.observe = _in_a_turn(own_observe)  # type: ignore[method-assign]
+            cls._observes_plainly = False
+
+    # -- what subclasses write --
+
+    async def reply(self, x: Any = None) -> Msg:
+        """Answer one message. Subclasses write this."""
+        raise NotImplementedError(f"{type(self).__name__} must write `async def reply(self, x=None)`")
+
+    # -- what callers use --
+
+    async def __call__(self, x: Any = None, /, *, _listener: Any = None, **kwargs: Any) -> Msg:
+        """Ask: one turn of this agent, in this task, and its reply.
+
+        ``x`` is a message, a bare string (a user's message), a list of messages, a
+        :class:`Reply` to wait for, or None. Further keywords go to ``reply``. Messages are
+        handled in the order they were sent. Cancelling the caller cancels the turn.
+
+        Raises:
+            DeadlockError: this agent, perhaps through others, waits for the caller.
+            AgentStoppedError: the agent is stopped.
+            MailboxFullError: the overflow policy turned the message away.
+            InterruptedTurnError: ``interrupt`` ended the turn.
+            AskTimeoutError: the runtime's ``ask_timeout_s`` ran out.
+        """
+        if x is not None and type(x) is not Msg:
+            x = _incoming(x)
+        if _context.attentive:
+            return await self._watched(x, kwargs, _listener)
+        return await self._ask(x, kwargs, _listener)
+
+    def stream(self, x: Any = None, /, **kwargs: Any) -> AgentStream:
+        """Ask, and hear the answer while it is being given: ``async with agent.stream(x) as s``.
+
+        ``async for speech in s`` yields :class:`Speech`; ``s.msg`` is the reply once that has
+        ended. Leaving the block early cancels the turn.
+        """
+        return AgentStream(self, x, kwargs)
+
+    def submit(self, x: Any = None, /, **kwargs: Any) -> Reply:
+        """Ask now, wait later: place the message and return a :class:`Reply` to await or pass on.
+
+        Raises:
+            NoRuntimeError: there is no open runtime to do the work.
+            MailboxFullError: the mailbox is full and its policy is ``"reject"``.
+        """
+        runtime = self._need_runtime("submit")
+        mailbox = self.mailbox
+        letter = self._letter(runtime, x)
+        reply = Reply(self.name, mailbox, letter)
+        letter.errand = _Submission(reply, kwargs)
+        self._send(mailbox, letter, runtime)
+        return reply
+
+    async def post(self, x: Any = None, /) -> None:
+        """Tell: place the message and go on; returns once the mailbox has admitted it.
+
+        What the agent answers is dropped; what it raises is logged, handed to the
+        runtime's ``on_error`` and ends as a dead letter.
+
+        Raises:
+            NoRuntimeError: there is no open runtime to do the work.
+            MailboxFullError: the mailbox is full and its policy is ``"reject"``.
+            DeadlockError: the mailbox is full and waits for the sender.
+        """
+        runtime = self._runtime
+        if runtime is None or not runtime.is_open:
+            runtime = self._need_runtime("post")
+        mailbox = self._mailbox
+        if mailbox is None:
+            mailbox = self.mailbox
+        letter = self._letter(runtime, x)
+        letter.errand = _POST
+        if not self._send(mailbox, letter, runtime) and mailbox.overflow == "wait" and mailbox.is_over_capacity():
+            try:
+                await mailbox.admission(letter, current_turn.get())
+            except BaseException:
+                if mailbox.withdraw(letter):
+                    letter.settle()
+                raise
+
+    async def observe(self, x: Any) -> None:
+        """Remember a message, or a list of them, without replying.
+
+        Takes a turn, so it keeps its place among other messages. A subclass may write its
+        own; that too is run as a turn.
+        """
+        mailbox = self.mailbox
+        if mailbox._turn is None:
+            self._remember(x)
+            mailbox.handled += 1
+        elif self._has_turn():
+            self._remember(x)
+        else:
+            await self._in_turn(self._observe_now, x)
+
+    async def _observe_now(self, x: Any) -> None:
+        self._remember(x)
+
+    async def speak(self, content: Msg | Speech | str) -> None:
+        """Say something aloud: to whoever streams this turn, the chat log and the terminal.
+
+        A :class:`Speech` is a piece of an answer and goes to the stream only.
+        """
+        turn = current_turn.get()
+        if turn is not None and turn.extra is not None and turn.extra.listener is not None and turn.agent is self:
+            await turn.extra.listener.hear(content)
+        if isinstance(content, Speech):
+            return
+        msg = content if isinstance(content, Msg) else Msg(self.name, content, "assistant")
+        runtime = _context.find_runtime(self._runtime)
+        if runtime is not None:
+            runtime.show(msg)
+        else:
+            from ..logging import show_if_set_up
+
+            show_if_set_up(msg)
+
+    @property
+    def is_heard(self) -> bool:
+        """Somebody streams the turn being handled, so speaking piece by piece is worth it."""
+        turn = current_turn.get()
+        return turn is not None and turn.agent is self and turn.extra is not None and turn.extra.listener is not None
+
+    async def interrupt(self, reason: str | None = None) -> bool:
+        """End the running turn: its asker gets InterruptedTurnError, the mailbox goes on.
+
+        Returns whether there was one.
+        """
+        turn = self._mailbox.turn if self._mailbox is not None else None
+        return turn is not None and turn.interrupt(reason)
+
+    async def stop(self) -> None:
+        """Take no more messages, answer waiting ones with AgentStoppedError, wait for the current turn.
+
+        From inside that turn, or one it waits for, it returns at once.
+        """
+        mailbox = self.mailbox
+        mailbox.stop()
+        try:
+            with Blocked(current_turn.get(), mailbox, self.name):
+                await mailbox.until_idle()
+        except DeadlockError:
+            return  # our own turn will end after this; nobody else's can come
+
+    # -- memory, settings, state --
+
+    @property
+    def memory(self) -> MemoryBase | None:
+        """The agent's memory; None with ``use_memory=False``."""
+        if self._memory is _UNMADE:
+            from ..memory import TemporaryMemory
+
+            self._memory = TemporaryMemory()
+        memory: MemoryBase | None = self._memory
+        return memory
+
+    @memory.setter
+    def memory(self, memory: MemoryBase | None) -> None:
+        self._memory = memory
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The agent's mailbox; ``agent.mailbox.statistics()`` says how it fares."""
+        if self._mailbox is None:
+            self._mailbox = Mailbox(*self._options)
+        return self._mailbox
+
+    def load_memory(self, memory: Sequence[Msg | dict[str, Any]] | str) -> None:
+        """Add messages to the memory: a list of them, a JSON text or the path of a JSON file."""
+        if self.memory is not None:
+            self.memory.load(memory)
+
+    def export_config(self) -> dict[str, Any]:
+        """Return the settings as JSON values, for :meth:`load_from_config` of this or another agent.
+
+        A model given as an object without a name is left out.
+        """
+        capacity, overflow = self._options
+        config: dict[str, Any] = {
+            "class": type(self).__name__,
+            "name": self.name,
+            "sys_prompt": self.sys_prompt,
+            "use_memory": self._memory is not None,
+            "capacity": capacity,
+            "overflow": overflow,
+        }
+        model = getattr(self.model, "config_name", None)
+        return config if model is None else {**config, "model": model}
+
+    def load_from_config(self, config: dict[str, Any]) -> None:
+        """Take over settings from :meth:`export_config`; what is missing stays as it is.
+
+        Raises:
+            ConfigError: the settings are another class's, or hold an unknown key.
+        """
+        unknown = set(config) - {"class", "name", "sys_prompt", "use_memory", "capacity", "overflow", "model"}
+        if unknown:
+            raise ConfigError(f"Unknown settings for an agent: {', '.join(sorted(unknown))}.")
+        if config.get("class", type(self).__name__) != type(self).__name__:
+            raise ConfigError(f"These are the settings of a {config['class']}, this is a {type(self).__name__}.")
+        name = _checked_name(config.get("name", self.name))
+        options = (config.get("capacity", self._options[0]), config.get("overflow", self._options[1]))
+        check_options(*options)
+        model = _find_model(config["model"], None, self._runtime) if "model" in config else self.model
+        self.name, self._options, self.model = name, options, model
+        self.sys_prompt = config.get("sys_prompt", self.sys_prompt)
+        if self._mailbox is not None:
+            self._mailbox.capacity, self._mailbox.overflow = options
+        if config.get("use_memory", True) != (self._memory is not None):
+            self._memory = _UNMADE if config["use_memory"] else None
+
+    async def state(self) -> dict[str, Any]:
+        """Return what the agent remembers as JSON values; waits for a turn, so it is never half a turn's.
+
+        Subclasses with more state add their own keys, and read them in :meth:`load_state`.
+        """
+        async def read(x: None) -> dict[str, Any]:
+            memory = self.memory
+            if memory is None:
+                return {"memory": None}
+            return {"memory": [m.to_dict() if isinstance(m, Msg) else m for m in memory.get_memory()]}
+
+        if self._has_turn():
+            return await read(None)
+        state: dict[str, Any] = await self._in_turn(read, None)
+        return state
+
+    async def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` returned, in place of what is remembered now.
+
+        Raises:
+            MessageError: a message in it is not one; nothing is changed then.
+        """
+        async def write(x: None) -> None:
+            if self.memory is not None:
+                self.memory.load(state.get("memory") or [], overwrite=True)
+
+        if self._has_turn():
+            await write(None)
+        else:
+            await self._in_turn(write, None)
+
+    # -- audiences, AgentScope v0.0.2's way to share what is said; msghub is the easier one --
+
+    def reset_audience(self, audience: Sequence[Any]) -> None:
+        """Let these agents, less this one, observe every reply."""
+        self.clear_audience()
+        self._circles = (*self._circles, _Audience(each for each in audience if each is not self))
+
+    def clear_audience(self) -> None:
+        """Let nobody observe, apart from hubs this agent is in."""
+        self._circles = tuple(circle for circle in self._circles if not isinstance(circle, _Audience))
+
+    def rm_audience(self, audience: Any) -> None:
+        """Let this agent, or these, no longer observe; one that does not is warned about."""
+        members = [m for circle in self._circles if isinstance(circle, _Audience) for m in circle.members]
+        for agent in audience if isinstance(audience, (list, tuple)) else [audience]:
+            if agent in members:
+                members.remove(agent)
+            else:
+                warnings.warn(
+                    f"Agent {getattr(agent, 'name', agent)!r} is not in the audience of {self.name!r}.",
+                    AgentScopeWarning,
+                    stacklevel=2,
+                )
+        self.reset_audience(members)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    # -- one turn --
+
+    async def _ask(self, x: Any, kwargs: dict[str, Any], listener: Any) -> Msg:
+        """Take a turn in this task, reply in it, tell the circles, pass the turn on."""
+        mailbox = self._mailbox
+        if mailbox is None:
+            mailbox = self.mailbox
+        turn = Turn(self, current_turn.get())
+        if listener is not None:
+            turn.more().listener = listener
+        if mailbox._turn is None:
+            mailbox._turn = turn
+        else:
+            await mailbox.wait(turn)
+        try:
+            reply: Msg = await self._run(mailbox, turn, self.reply, x, kwargs, True)
+        except Exception:
+            await hand_on_inline(mailbox)
+            raise
+        except BaseException:
+            hand_on(mailbox)
+            raise
+        # Placed before the turn is passed on, so that listeners hear this reply before the next.
+        heard = self._announce(reply) if self._circles else None
+        if mailbox._letters is None and mailbox._idle is None and not mailbox._stopped:
+            mailbox._turn = None  # what release() does when nobody waits
+        else:
+            await hand_on_inline(mailbox)
+        if heard:
+            await deliver(heard)
+        return reply
+
+    async def _in_turn(self, act: Callable[[Any], Awaitable[Any]], x: Any) -> Any:
+        """Take a turn in this task and run something other than ``reply`` in it."""
+        mailbox = self.mailbox
+        turn = Turn(self, current_turn.get())
+        if mailbox._turn is None:
+            mailbox._turn = turn
+        else:
+            await mailbox.wait(turn)
+        try:
+            result = await self._run(mailbox, turn, act, x, {}, False)
+        except Exception:
+            await hand_on_inline(mailbox)
+            raise
+        except BaseException:
+            hand_on(mailbox)
+            raise
+        await hand_on_inline(mailbox)
+        return result
+
+    async def _run(
+        self,
+        mailbox: Mailbox,
+        turn: Turn,
+        act: Callable[..., Awaitable[Any]],
+        x: Any,
+        kwargs: dict[str, Any],
+        is_reply: bool,
+    ) -> Any:
+        """Run ``act`` in an open turn; whatever it does, its work is over when this returns."""
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # coroutines run in tasks
+        turn.task = task
+        cancels = task.cancelling()
+        began_at = self._report_start() if _context.attentive else None
+        memory = self._memory
+        mark = None if memory is None or memory is _UNMADE else memory.mark()
+        current_turn.set(turn)
+        try:
+            if not _next_ask() & 63:
+                await asyncio.sleep(0)  # asks that never wait must not keep the event loop from its timers
+            if type(x) is Reply:
+                x = await x
+            result = await act(x, **kwargs)
+            if is_reply and type(result) is not Msg and not isinstance(result, Msg):
+                raise InvalidReplyError(self.name, result)
+            if turn.extra is not None or task.cancelling() != cancels:
+                _honour_cancellation(turn, task, cancels)
+        except BaseException as error:
+            mailbox.failed += 1
+            if not self.keeps_failed_turns:
+                self._roll_back(memory, mark)
+            reason = _explain(error, turn, task, cancels)
+            if began_at is not None:
+                self._report_end(began_at, reason)
+            if reason is error:
+                raise
+            raise reason from error
+        finally:
+            turn.task = None
+            current_turn.set(turn.parent)
+        mailbox.handled += 1
+        if began_at is not None:
+            self._report_end(began_at, None)
+        return result
+
+    def _report_start(self) -> float | None:
+        runtime = _context.find_runtime(self._runtime)
+        if runtime is None or not runtime.is_listened_to:
+            return None
+        runtime.emit(TurnStarted(self.name))
+        return time.monotonic()
+
+    def _report_end(self, began_at: float, error: BaseException | None) -> None:
+        runtime = _context.find_runtime(self._runtime)
+        if runtime is not None:
+            runtime.emit(TurnEnded(self.name, time.monotonic() - began_at, error))
+
+    async def _watched(self, x: Any, kwargs: dict[str, Any], listener: Any) -> Msg:
+        """Ask under the runtime's time limit."""
+        runtime = _context.find_runtime(self._runtime)
+        limit_s = runtime.ask_timeout_s if runtime is not None else None
+        if limit_s is None:
+            return await self._ask(x, kwargs, listener)
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await self._ask(x, kwargs, listener)
+        except TimeoutError:
+            if limit.expired():
+                raise AskTimeoutError(self.name, limit_s) from None
+            raise
+
+    def _has_turn(self) -> bool:
+        turn = current_turn.get()
+        return turn is not None and turn.agent is self and turn.task is not None
+
+    def _remember(self, x: Any) -> None:
+        memory = self._memory
+        if memory is _UNMADE:
+            memory = self.memory
+        if memory is not None and x is not None:
+            memory.add(as_msg(x) if isinstance(x, str) else x)
+
+    def _roll_back(self, memory: Any, mark: Any) -> None:
+        if memory is _UNMADE and self._memory is not _UNMADE:
+            if self._memory is not None:
+                self._memory.clear()
+        elif mark is not None:
+            memory.rollback(mark)
+
+    # -- sending --
+
+    def _need_runtime(self, what: str) -> _context.RuntimeLike:
+        runtime = _context.find_runtime(self._runtime)
+        if runtime is None:
+            raise NoRuntimeError(f"{what}() of agent {self.name!r}")
+        return runtime
+
+    def _letter(self, runtime: _context.RuntimeLike, x: Any) -> Letter:
+        letter = Letter(Turn(self, None))
+        letter.runtime = runtime
+        letter.msg = x if x is None or type(x) is Msg else _incoming(x)
+        return letter
+
+    def _send(self, mailbox: Mailbox, letter: Letter, runtime: _context.RuntimeLike) -> bool | None:
+        """Place a detached letter; True when its turn came at once, None when it was dropped."""
+        runtime.accept(mailbox)
+        try:
+            placed = place_detached(mailbox, letter)
+        except BaseException:
+            runtime.settle()
+            raise
+        if placed:
+            start(mailbox, letter)
+        return placed
+
+    def _announce(self, msg: Msg) -> list[Letter]:
+        """Tell the circles. Idle plain listeners remember it here and now, others get a letter.
+
+        Returns the letters somebody has to see to: see :func:`deliver`.
+        """
+        listeners: Iterable[Any] = self._circles[0].members
+        if len(self._circles) > 1:  # in several circles, hear it once
+            listeners = {id(each): each for circle in self._circles for each in circle.members}.values()
+        open_letters: list[Letter] = []
+        for listener in listeners:
+            if listener is not self:
+                tell(listener, msg, open_letters)
+        return open_letters
+
+
+def tell(listener: Any, msg: Msg, open_letters: list[Letter]) -> None:
+    """Let one agent observe a message, in its place among others.
+
+    A listener that is idle and observes plainly remembers it now. What needs somebody to
+    run or to wait for is added to ``open_letters``.
+    """
+    mailbox = listener._mailbox
+    if mailbox is None:
+        mailbox = listener.mailbox
+    if mailbox._turn is None and listener._observes_plainly:
+        mailbox.handled += 1
+        memory = listener._memory
+        if memory is _UNMADE:
+            memory = listener.memory
+        if memory is not None:
+            memory.add(msg)
+        return
+    letter = Letter(Turn(listener, current_turn.get()))
+    letter.msg = msg
+    if listener._observes_plainly:
+        letter.note = listener._remember
+    else:
+        letter.errand = _OBSERVATION
+    try:
+        placed = place_detached(mailbox, letter)
+    except (AgentStoppedError, MailboxFullError) as error:
+        bury(letter, "not delivered", error)
+        return
+    if placed or mailbox.is_over_capacity():
+        open_letters.append(letter)
+
+
+async def deliver(letters: list[Letter]) -> None:
+    """See to the letters :func:`tell` left open: run those whose turn is open, wait for the others' admission."""
+    works = [deliver_one(letter) for letter in letters]
+    if len(works) == 1:
+        await works[0]
+    else:
+        await run_all(works)
+
+
+async def deliver_one(letter: Letter) -> None:
+    mailbox = letter.turn.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
+    if mailbox.turn is letter.turn:
+        await work_inline(mailbox, letter)
+        return
+    try:
+        await mailbox.admission(letter, current_turn.get())
+    except DeadlockError:
+        return  # it waits for us; the letter keeps its place
+
+
+class _Audience(Circle):
+    """The listeners of one agent, set by ``reset_audience``."""
+
+    __slots__ = ()
+
+
+class _Post:
+    """The errand of ``post``: reply, and drop the reply."""
+
+    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
+        agent: AgentBase = letter.turn.agent  # type: ignore[assignment]  # only agents post
+        runtime = letter.runtime
+        assert runtime is not None
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                reply = await agent._run(mailbox, letter.turn, agent.reply, letter.msg, {}, True)
+            except Exception as error:
+                if not runtime.report_failure(agent.name, letter.msg, error, attempt):
+                    return
+                letter.turn.extra = None
+            else:
+                if agent._circles:
+                    start_all(agent._announce(reply), runtime)
+                return
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        assert letter.runtime is not None
+        letter.runtime.bury(letter.turn.agent.name, letter.msg, reason, error)
+
+
+class _Submission:
+    """The errand of ``submit``: reply, and keep the reply for whoever awaits it."""
+
+    __slots__ = ("_reply", "_kwargs")
+
+    def __init__(self, reply: Reply, kwargs: dict[str, Any]) -> None:
+        self._reply = reply
+        self._kwargs = kwargs
+
+    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
+        agent: AgentBase = letter.turn.agent  # type: ignore[assignment]  # only agents submit
+        future = self._reply._future
+        try:
+            reply = await agent._run(mailbox, letter.turn, agent.reply, letter.msg, self._kwargs, True)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            assert letter.runtime is not None
+            if agent._circles:
+                start_all(agent._announce(reply), letter.runtime)
+            future.set_result(reply)
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        if not self._reply._future.done():
+            self._reply._future.set_exception(error)
+
+
+class _Observation:
+    """The errand of a hub's message to an agent with an ``observe`` of its own."""
+
+    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
+        agent: AgentBase = letter.turn.agent  # type: ignore[assignment]  # only agents observe
+        try:
+            await agent._run(mailbox, letter.turn, agent.observe, letter.msg, {}, False)
+        except Exception as error:
+            bury(letter, "observe failed", error)
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        bury(letter, reason, error)
+
+
+_POST = _Post()
+_OBSERVATION = _Observation()
+
+
+def start_all(letters: list[Letter], runtime: _context.RuntimeLike) -> None:
+    """Have a runtime run the letters whose turn is open (it does not wait for the others' admission)."""
+    for letter in letters:
+        mailbox: Mailbox = letter.turn.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
+        if mailbox.turn is letter.turn:
+            letter.runtime = runtime
+            runtime.accept(mailbox)
+            start(mailbox, letter)
+
+
+def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any], Awaitable[None]]:
+    """Let a subclass's ``observe`` run as a turn, unless it is called from within one of this agent."""
+
+    @functools.wraps(observe)
+    async def observe_in_turn(self: AgentBase, x: Any) -> None:
+        if self._has_turn():
+            await observe(self, x)
+        else:
+            await self._in_turn(functools.partial(observe, self), x)
+
+    return observe_in_turn
+
+
+def _honour_cancellation(turn: Turn, task: asyncio.Task[Any], cancels: int) -> None:
+    """Raise what a handler that returned all the same has swallowed."""
+    if turn.extra is not None and turn.extra.interruption is not None:
+        raise turn.extra.interruption
+    if task.cancelling() > cancels:
+        raise asyncio.CancelledError
+
+
+def _explain(error: BaseException, turn: Turn, task: asyncio.Task[Any], cancels: int) -> BaseException:
+    """Return what the asker is to see for what ``reply`` raised: mostly just that."""
+    interruption = turn.extra.interruption if turn.extra is not None else None
+    if interruption is not None:
+        if task.cancelling() > cancels:
+            task.uncancel()  # the one cancel() that the interruption sent
+        # Another one on top of it is the caller's own, and goes first.
+        return error if task.cancelling() > cancels else interruption
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, asyncio.CancelledError) and task.cancelling() > cancels:
+        return error
+    if _is_being_closed(task):
+        return error
+    return ReplyExitError(turn.agent.name, error)
+
+
+def _is_being_closed(task: asyncio.Task[Any]) -> bool:
+    """The coroutine is being thrown away by its loop or the garbage collector, not run."""
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:
+        return True
+
+
+def _incoming(x: Any) -> Any:
+    """Return what ``reply`` is to get for what a caller gave."""
+    if isinstance(x, (Msg, Reply)):
+        return x
+    if isinstance(x, (list, tuple)):
+        return [as_msg(each) for each in x]
+    return as_msg(x)
+
+
+def _find_model(model: Any, model_config_name: str | None, runtime: Any) -> Any:
+    if model is not None and model_config_name is not None:
+        raise ConfigError("Give the model as model= or as model_config_name=, not both.")
+    from ..models.config import find_model
+
+    return find_model(model if model is not None else model_config_name, runtime)
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"An agent's name is a string, not {type(name).__name__}.")
+    if not 1 <= len(name) <= 200:
+        raise ConfigError(f"An agent's name has 1 to 200 characters, this one has {len(name)}.")
+    if _CONTROL.search(name):
+        raise ConfigError(f"An agent's name holds no control characters: {name!a}.")
+    return str(name)

@@ -1,0 +1,663 @@
+"""The turn mailbox: one message at a time for each agent, in the order sent.
+
+A mailbox is a FIFO of letters and at most one open :class:`Turn`. Whoever waits for an
+answer runs the turn in its own task, so a free mailbox costs no task, no future and no
+event, and cancellation, time limits, exceptions and context variables work as for any
+coroutine. Mail nobody waits for borrows a task from a runtime. Private state, one
+message at a time, FIFO, asynchronous sends: these are actors, without a loop each.
+
+Everything that changes a mailbox is a plain function; nothing here can be cancelled
+half-way. A mailbox belongs to one event loop at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextvars import ContextVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from .errors import (
+    AgentStoppedError,
+    ConfigError,
+    DeadlockError,
+    InterruptedTurnError,
+    MailboxFullError,
+    RuntimeClosedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from ._context import RuntimeLike
+    from .message import Msg
+
+__all__ = ["Mailbox", "MailboxStatistics", "Overflow", "Reply", "Turn"]
+
+Overflow: TypeAlias = Literal["wait", "reject", "drop_oldest", "drop_newest"]
+"""What a full mailbox does with one more letter."""
+
+OVERFLOWS = ("wait", "reject", "drop_oldest", "drop_newest")
+DEFAULT_CAPACITY = 1000
+
+
+class Named(Protocol):
+    """Whoever owns a mailbox."""
+
+    name: str
+
+
+class MailboxStatistics(NamedTuple):
+    """A snapshot: letters waiting now; turns handled and failed, letters rejected and dropped so far."""
+
+    waiting: int
+    handled: int
+    failed: int
+    rejected: int
+    dropped: int
+    longest_wait_s: float
+
+
+class Turn:
+    """The right to run: one message being handled by one agent.
+
+    ``parent`` is the turn in which the message was sent, if its sender waits for this
+    one; the open turns from here up through the parents are the call chain. ``task`` is
+    what runs the turn, None before it starts and after it ends. Background work that
+    outlives its turn inherits one that has ended, and so is not in any chain.
+    """
+
+    __slots__ = ("agent", "parent", "task", "extra")
+
+    def __init__(self, agent: Named, parent: Turn | None) -> None:
+        self.agent = agent
+        self.parent = parent
+        self.task: asyncio.Task[Any] | None = None
+        self.extra: TurnExtra | None = None
+
+    def more(self) -> TurnExtra:
+        """Return what few turns need, made on first use."""
+        if self.extra is None:
+            self.extra = TurnExtra()
+        return self.extra
+
+    def chain(self) -> Iterator[Turn]:
+        """Yield the open turns from this one up to the first."""
+        turn: Turn | None = self
+        while turn is not None and turn.task is not None:
+            yield turn
+            turn = turn.parent
+
+    def interrupt(self, reason: str | None) -> bool:
+        """End this turn with InterruptedTurnError; False when it has ended already."""
+        if self.task is None:
+            return False
+        extra = self.more()
+        if extra.interruption is None:
+            extra.interruption = InterruptedTurnError(self.agent.name, reason)
+            if self.task is asyncio.current_task():
+                raise extra.interruption  # a handler that ends its own turn
+            self.task.cancel()
+        return True
+
+
+class TurnExtra:
+    """Of a turn: what it waits for, who listens, and whether it was interrupted."""
+
+    __slots__ = ("waits", "listener", "interruption")
+
+    def __init__(self) -> None:
+        self.waits: list[Wait] = []
+        self.listener: Any = None
+        self.interruption: InterruptedTurnError | None = None
+
+
+current_turn: ContextVar[Turn | None] = ContextVar("agentscope_async.turn", default=None)
+
+
+class Letter:
+    """A place in a mailbox.
+
+    An asker's letter has a ``turn`` and a ``granted`` future. A detached one (from
+    ``post`` or ``submit``) has an ``errand`` to run in a task lent by its ``runtime``;
+    one from a hub has an ``errand`` and no runtime where none is open. A note has only
+    ``note``: a plain function, done on the spot when its turn comes.
+    """
+
+    __slots__ = ("turn", "granted", "errand", "note", "runtime", "placed_at", "admitted", "msg")
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.granted: asyncio.Future[None] | None = None
+        self.errand: Errand | None = None
+        self.note: Callable[[Any], None] | None = None
+        self.runtime: RuntimeLike | None = None
+        self.admitted: asyncio.Future[None] | None = None
+        self.msg: Any = None
+        self.placed_at = monotonic()
+
+    def settle(self) -> None:
+        """Tell the runtime, if one counts this letter, that it is dealt with."""
+        if self.runtime is not None:
+            self.runtime.settle()
+
+
+class Errand(Protocol):
+    """What a detached letter asks for."""
+
+    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
+        """Run the letter's turn to its end; raises nothing but cancellation."""
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        """Tell whoever cares that the letter will not be handled."""
+
+
+class Wait(NamedTuple):
+    """A turn that is blocked: on a mailbox, or on a :class:`Reply`."""
+
+    turn: Turn
+    target: Mailbox | Reply
+
+
+current_waits: dict[int, Wait] = {}
+"""All blocked turns of this process, for ``rt.graph()``."""
+
+
+class Mailbox:
+    """FIFO of letters for one agent; whoever holds the turn may run its reply."""
+
+    __slots__ = (
+        "_turn", "_letters", "_unadmitted", "_stopped", "_idle",
+        "capacity", "overflow", "handled", "failed", "rejected", "dropped", "longest_wait_s", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, overflow: Overflow = "wait") -> None:
+        """Hold at most ``capacity`` waiting letters; ``overflow`` says what becomes of one more.
+
+        Raises:
+            ConfigError: ``capacity`` is below 1 or ``overflow`` unknown.
+        """
+        check_options(capacity, overflow)
+        self.capacity = capacity
+        self.overflow = overflow
+        self._turn: Turn | None = None  # the open one; _STOPPED when stopped and idle
+        self._letters: deque[Letter] | None = None  # an empty deque takes 760 bytes
+        self._unadmitted: deque[Letter] | None = None  # letters beyond the capacity whose senders wait
+        self._stopped = False
+        self._idle: asyncio.Future[None] | None = None
+        self.handled = self.failed = self.rejected = self.dropped = 0
+        self.longest_wait_s = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody has the turn or waits for it."""
+        return self._turn is None or self._turn is _STOPPED
+
+    @property
+    def is_stopped(self) -> bool:
+        """No further letters are taken."""
+        return self._stopped
+
+    @property
+    def turn(self) -> Turn | None:
+        """The open turn, if there is one."""
+        return None if self._turn is _STOPPED else self._turn
+
+    def statistics(self) -> MailboxStatistics:
+        """Return the counters as they are now."""
+        return MailboxStatistics(
+            len(self._letters or ()), self.handled, self.failed, self.rejected, self.dropped, self.longest_wait_s
+        )
+
+    # -- asking --
+
+    async def wait(self, turn: Turn) -> None:
+        """Wait in the queue until ``turn`` is open. Only for a mailbox that is not free.
+
+        Raises:
+            DeadlockError: the turn could never come.
+            AgentStoppedError: the agent is stopped, now or while waiting.
+            MailboxFullError: the overflow policy turned this letter away.
+        """
+        name = turn.agent.name
+        if self._stopped:
+            raise AgentStoppedError(name)
+        with Blocked(turn.parent, self, name):
+            letter = Letter(turn)
+            letter.granted = asyncio.get_running_loop().create_future()
+            self._make_room(letter)
+            self._append(letter)
+            try:
+                await letter.granted
+            except BaseException:
+                if self._turn is turn:
+                    hand_on(self)  # cancelled just as the turn came
+                else:
+                    self._remove(letter)
+                raise
+
+    # -- detached mail --
+
+    def place(self, letter: Letter) -> bool:
+        """Take the turn for a detached letter (True), or put it behind the others (False).
+
+        Raises:
+            AgentStoppedError: the agent is stopped.
+            MailboxFullError: the overflow policy turned this letter away.
+        """
+        if self._turn is None:
+            self._turn = letter.turn
+            return True
+        if self._stopped:
+            raise AgentStoppedError(letter.turn.agent.name)
+        self._make_room(letter)
+        self._append(letter)
+        return False
+
+    def is_over_capacity(self) -> bool:
+        """A letter placed last has not been admitted yet: its sender is to wait."""
+        return self._letters is not None and len(self._letters) > self.capacity
+
+    async def admission(self, letter: Letter, sender: Turn | None) -> None:
+        """Wait until a letter placed beyond the capacity is within it.
+
+        Raises:
+            DeadlockError: the sender keeps the mailbox from getting empty.
+            AgentStoppedError: the agent was stopped meanwhile.
+        """
+        with Blocked(sender, self, letter.turn.agent.name):
+            letter.admitted = asyncio.get_running_loop().create_future()
+            if self._unadmitted is None:
+                self._unadmitted = deque()
+            self._unadmitted.append(letter)
+            await letter.admitted
+
+    # -- the way on --
+
+    def release(self) -> Letter | None:
+        """End the open turn and open the next one. Returns a detached letter the caller must see to.
+
+        Notes are done here and now; an asker is woken.
+        """
+        while self._letters is not None:
+            letter = self._next_letter()
+            self._turn = letter.turn  # from here on the turn is theirs
+            if letter.granted is not None:
+                letter.granted.set_result(None)
+                return None
+            if letter.note is None:
+                return letter
+            self._do_note(letter)
+        self._turn = _STOPPED if self._stopped else None
+        self._unadmitted = None
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+        return None
+
+    def stop(self) -> None:
+        """Take no more letters and answer all that wait with AgentStoppedError."""
+        self._stopped = True
+        if self._turn is None:
+            self._turn = _STOPPED
+        for letter in self._take_all():
+            _turn_away(letter, AgentStoppedError(letter.turn.agent.name), "agent stopped")
+
+    async def until_idle(self) -> None:
+        """Wait until nobody has the turn; the caller must not be part of what it waits for."""
+        if not self.is_idle:
+            if self._idle is None:
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._idle])
+
+    def withdraw(self, letter: Letter) -> bool:
+        """Take back a letter that still waits; False when its turn has come."""
+        if self._letters is None or letter not in self._letters:
+            return False
+        self._remove(letter)
+        return True
+
+    def forget(self, runtime: RuntimeLike) -> None:
+        """Turn away all letters that count on ``runtime``, which is closing."""
+        for letter in [each for each in self._letters or () if each.runtime is runtime]:
+            self._remove(letter)
+            _turn_away(letter, RuntimeClosedError("The runtime was left before this letter's turn."), "runtime closed")
+
+    # -- inside --
+
+    def _append(self, letter: Letter) -> None:
+        if self._letters is None:
+            self._letters = deque()
+        self._letters.append(letter)
+
+    def _next_letter(self) -> Letter:
+        assert self._letters is not None
+        letter = self._letters.popleft()
+        if not self._letters:
+            self._letters = None
+        if self._unadmitted is not None:
+            self._admit_one()
+        waited_s = monotonic() - letter.placed_at
+        if waited_s > self.longest_wait_s:
+            self.longest_wait_s = waited_s
+        return letter
+
+    def _remove(self, letter: Letter) -> None:
+        if self._letters is None:
+            return
+        try:
+            self._letters.remove(letter)
+        except ValueError:
+            return  # dropped or turned away already
+        if not self._letters:
+            self._letters = None
+        if self._unadmitted is not None:
+            if letter in self._unadmitted:
+                self._unadmitted.remove(letter)
+            else:
+                self._admit_one()
+
+    def _take_all(self) -> Iterable[Letter]:
+        letters, self._letters, self._unadmitted = self._letters, None, None
+        return letters or ()
+
+    def _admit_one(self) -> None:
+        while self._unadmitted:
+            admitted = self._unadmitted.popleft().admitted
+            if admitted is not None and not admitted.done():
+                admitted.set_result(None)
+                break
+        if not self._unadmitted:
+            self._unadmitted = None
+
+    def _make_room(self, letter: Letter) -> None:
+        if self.overflow == "wait" or self._letters is None or len(self._letters) < self.capacity:
+            return
+        error = MailboxFullError(letter.turn.agent.name, self.capacity, self.overflow)
+        if self.overflow == "reject":
+            self.rejected += 1
+            raise error
+        self.dropped += 1
+        if self.overflow == "drop_newest":
+            if letter.errand is None and letter.note is None:
+                raise error  # an asker learns it directly
+            _turn_away(letter, error, "mailbox full")
+            raise _Dropped
+        oldest = self._letters.popleft()
+        _turn_away(oldest, error, "mailbox full")
+
+    def _do_note(self, letter: Letter) -> None:
+        assert letter.note is not None
+        try:
+            letter.note(letter.msg)
+            self.handled += 1
+        except Exception as error:
+            self.failed += 1
+            bury(letter, "observe failed", error)
+
+
+class _Dropped(Exception):
+    """A detached letter was dropped by policy: its sender need not know, the dead letters do."""
+
+
+_STOPPED = Turn.__new__(Turn)
+"""Holds the turn of a stopped, idle mailbox, so that the free path tests one thing only."""
+
+
+def name_of(target: Mailbox | Reply) -> str:
+    """Return whose mailbox, or whose reply, somebody waits for."""
+    if isinstance(target, Reply):
+        return target.name
+    return target.turn.agent.name if target.turn is not None else "?"
+
+
+def check_options(capacity: int, overflow: str) -> None:
+    """Raise ConfigError unless these are options a mailbox can have."""
+    if not isinstance(capacity, int) or capacity < 1:
+        raise ConfigError(f"capacity must be a whole number of 1 or more, got {capacity!r}")
+    if overflow not in OVERFLOWS:
+        raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
+
+
+def place_detached(mailbox: Mailbox, letter: Letter) -> bool | None:
+    """Place a letter: True when its turn is open now, False when it waits, None when it was dropped."""
+    try:
+        return mailbox.place(letter)
+    except _Dropped:
+        return None
+
+
+def hand_on(mailbox: Mailbox) -> None:
+    """Release the turn, and give the next letter, if detached, a task to run in."""
+    letter = mailbox.release()
+    while letter is not None:
+        if letter.runtime is not None:
+            start(mailbox, letter)
+            return
+        # From a hub outside any runtime, and this task, being cancelled, cannot run it either.
+        bury(letter, "no task to run it in")
+        letter = mailbox.release()
+
+
+async def hand_on_inline(mailbox: Mailbox) -> None:
+    """As :func:`hand_on`, but run letters for which there is no runtime here, before going on."""
+    letter = mailbox.release()
+    if letter is not None:
+        if letter.runtime is not None:
+            start(mailbox, letter)
+        else:
+            await work_inline(mailbox, letter)
+
+
+async def work_inline(mailbox: Mailbox, letter: Letter) -> None:
+    """Run a detached letter whose turn is open, and those behind it, in this task."""
+    work = _Work(mailbox, letter)
+    try:
+        await work.run()
+    finally:
+        work.check()
+
+
+def start(mailbox: Mailbox, letter: Letter) -> None:
+    """Run a detached letter whose turn is open, and those behind it, in a task of its runtime."""
+    assert letter.runtime is not None
+    work = _Work(mailbox, letter)
+    task = letter.runtime.start(work.run(), work.abandon, name=f"mail of {letter.turn.agent.name}")
+    task.add_done_callback(work.check)
+
+
+class _Work:
+    """One task that handles detached letters of a mailbox until an asker, or nobody, is next."""
+
+    __slots__ = ("mailbox", "letter")
+
+    def __init__(self, mailbox: Mailbox, letter: Letter) -> None:
+        self.mailbox = mailbox
+        self.letter: Letter | None = letter  # the one in hand
+
+    async def run(self) -> None:
+        letter: Letter | None = self.letter
+        count = 0
+        while letter is not None:
+            count += 1
+            if not count & 63:
+                await asyncio.sleep(0)  # a long queue of instant letters must not keep the loop
+            assert letter.errand is not None
+            await letter.errand(self.mailbox, letter)
+            if self.letter is not None:  # else it was abandoned meanwhile
+                self.letter = None
+                letter.settle()
+            following = self.mailbox.release()
+            if following is not None and following.runtime is not letter.runtime and following.runtime is not None:
+                start(self.mailbox, following)
+                return
+            letter = self.letter = following
+
+    def check(self, task: object = None) -> None:
+        """Answer for the letter in hand when the task was cancelled, perhaps before it began."""
+        letter = self.letter
+        if letter is not None:
+            self.letter = None
+            assert letter.errand is not None
+            error = RuntimeClosedError("The runtime was left before this letter was handled.")
+            letter.errand.give_up(letter, error, "cancelled")
+            letter.settle()
+            hand_on(self.mailbox)
+
+    def abandon(self) -> None:
+        """Answer for a letter whose handler does not end; its agent must take no other one."""
+        letter = self.letter
+        if letter is not None:
+            self.letter = None
+            assert letter.errand is not None
+            letter.errand.give_up(letter, RuntimeClosedError("The handler did not end when cancelled."), "unkillable")
+            letter.settle()
+            self.mailbox.stop()
+
+
+def _turn_away(letter: Letter, error: Exception, reason: str) -> None:
+    if letter.granted is not None:
+        if not letter.granted.done():
+            letter.granted.set_exception(error)
+        return
+    if letter.admitted is not None and not letter.admitted.done():
+        letter.admitted.set_exception(error)  # its sender is still there to be told
+    elif letter.errand is not None:
+        letter.errand.give_up(letter, error, reason)
+    else:
+        bury(letter, reason, error)
+    letter.settle()
+
+
+def bury(letter: Letter, reason: str, error: BaseException | None = None) -> None:
+    """Make a letter a dead one, in the runtime's books or, without a runtime, in the log."""
+    name = letter.turn.agent.name
+    if letter.runtime is not None:
+        letter.runtime.bury(name, letter.msg, reason, error)
+        return
+    from .logging import get_logger
+
+    get_logger().warning("dead_letter", agent=name, reason=reason, error=repr(error) if error else None)
+
+
+class Reply:
+    """The answer to a ``submit``, perhaps not there yet: await it, or pass it on as a message.
+
+    An agent that gets one as its message waits for it in its own turn. Awaiting is
+    allowed any number of times and gives the same :class:`Msg`, or raises the same error.
+    """
+
+    __slots__ = ("name", "_future", "_mailbox", "_letter")
+
+    def __init__(self, name: str, mailbox: Mailbox, letter: Letter) -> None:
+        self.name = name
+        self._future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._mailbox = mailbox
+        self._letter = letter
+
+    def done(self) -> bool:
+        """The answer, or the error, is there."""
+        return self._future.done()
+
+    def cancel(self, reason: str | None = "cancelled by its sender") -> bool:
+        """Take the message back or end its turn; awaiting then raises InterruptedTurnError.
+
+        Returns False when it was done already.
+        """
+        if self._future.done():
+            return False
+        if self._mailbox.withdraw(self._letter):
+            self._future.set_exception(InterruptedTurnError(self.name, reason))
+            self._future.exception()  # whoever cancels knows
+            self._letter.settle()
+            return True
+        return self._letter.turn.interrupt(reason)
+
+    def __await__(self) -> Generator[Any, None, Msg]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Msg:
+        if not self._future.done():
+            with Blocked(current_turn.get(), self, self.name):
+                await asyncio.wait([self._future])
+        return self._future.result()
+
+    def __repr__(self) -> str:
+        return f"<Reply of {self.name!r}, {'done' if self.done() else 'pending'}>"
+
+
+class Blocked:
+    """While inside, ``turn`` (and all turns above it) is known to wait for ``target``.
+
+    Raises DeadlockError, when made, if that wait would close a circle. Circles are looked
+    for only here, where somebody is about to wait: a turn that is free is no way into one.
+    """
+
+    __slots__ = ("_wait", "_turns")
+
+    def __init__(self, turn: Turn | None, target: Mailbox | Reply, name: str) -> None:
+        self._turns = list(turn.chain()) if turn is not None else []
+        self._wait: Wait | None = None
+        if self._turns:  # a caller outside all turns holds nothing that anyone could wait for
+            path = _find_circle(self._turns, target, name)
+            if path is not None:
+                raise DeadlockError(name, path)
+            self._wait = Wait(self._turns[0], target)
+
+    def __enter__(self) -> None:
+        if self._wait is not None:
+            current_waits[id(self)] = self._wait
+            for turn in self._turns:
+                turn.more().waits.append(self._wait)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._wait is not None:
+            current_waits.pop(id(self), None)
+            for turn in self._turns:
+                turn.more().waits.remove(self._wait)
+
+
+def _find_circle(ours: list[Turn], target: Mailbox | Reply, name: str) -> list[str] | None:
+    """Return the names around the circle that waiting for ``target`` would close, or None.
+
+    A depth-first search forward from the turn that has what we want, along what it and
+    the turns below it are blocked on, until one of our own is met. A turn that races
+    several asks counts as waiting for each of them.
+    """
+    places = {turn: place for place, turn in enumerate(ours)}
+    seen: set[Turn] = set()
+    stack = [(holder, [name]) for holder in _holders(target)]
+    while stack:
+        turn, path = stack.pop()
+        if turn in places:
+            return [each.agent.name for each in reversed(ours[: places[turn] + 1])] + path
+        if turn in seen or turn.extra is None:
+            continue
+        seen.add(turn)
+        for wait in turn.extra.waits:
+            below = _names_below(turn, wait.turn)
+            stack.extend((holder, [*path, *below, holder.agent.name]) for holder in _holders(wait.target))
+    return None
+
+
+def _names_below(turn: Turn, blocked: Turn) -> list[str]:
+    names: list[str] = []
+    for each in blocked.chain():
+        if each is turn:
+            break
+        names.insert(0, each.agent.name)
+    return names
+
+
+def _holders(target: Mailbox | Reply) -> Iterator[Turn]:
+    """Yield the turn that must end before ``target`` can be had."""
+    if isinstance(target, Reply):
+        if target.done():
+            return
+        if target._letter.turn.task is not None:
+            yield target._letter.turn
+            return
+        target = target._mailbox
+    if target.turn is not None:
+        yield target.turn

@@ -1,0 +1,396 @@
+"""The runtime: owner of background work, run directory, models and dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+from weakref import WeakSet
+
+from anyio.lowlevel import RunVar
+
+from . import _context, mailbox as _mailbox
+from ._rundir import RunDirectory
+from .errors import ConfigError, RuntimeClosedError
+from .events import Event, LetterBuried
+from .logging import ChatLog, get_logger
+from .mailbox import Mailbox
+from .models.config import ModelConfigs, ModelRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from types import TracebackType
+
+    from .message import Msg
+
+__all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime"]
+
+MAX_DEAD_LETTERS = 10_000
+MAX_UNREAD_EVENTS = 10_000
+KILL_WAIT_S = 5.0
+"""How long a cancelled handler may take to end before the runtime is left without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message nobody handled: for whom, why, when (seconds since the epoch), with which error."""
+
+    agent: str
+    msg: Any
+    reason: str
+    error: BaseException | None = None
+    at: float = field(default_factory=time.time)
+
+
+class DeadLetters:
+    """The newest dead letters, oldest first; ``total`` counts those no longer kept, too."""
+
+    def __init__(self, limit: int = MAX_DEAD_LETTERS) -> None:
+        self._letters: deque[DeadLetter] = deque(maxlen=limit)
+        self.total = 0
+
+    def append(self, letter: DeadLetter) -> None:
+        """Keep one more; beyond the limit the oldest goes."""
+        self.total += 1
+        self._letters.append(letter)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(list(self._letters))
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def __getitem__(self, index: int) -> DeadLetter:
+        return self._letters[index]
+
+
+class Runtime:
+    """Owns what outlives a single ``await``: ``async with Runtime() as rt: ...``.
+
+    ``post`` and ``submit`` need one; asking does not. Agents made inside belong to it.
+    Several may be open at once, in one process or one event loop, and share nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_configs: ModelConfigs | None = None,
+        project: str | None = None,
+        name: str | None = None,
+        save_dir: str | Path = "./runs",
+        ask_timeout_s: float | None = None,
+        grace: float = 10.0,
+        post_attempts: int = 1,
+        on_error: Callable[[DeadLetter], Awaitable[None] | None] | None = None,
+        chat: IO[str] | bool = False,
+    ) -> None:
+        """Prepare a runtime; nothing is opened or written before it is entered.
+
+        Args:
+            model_configs: a configuration, a list of them, or the path of a JSON file.
+            project: kept in the run directory's ``.config``.
+            name: of this run; random when not given.
+            save_dir: where the run directory is made, once something is written to it.
+            ask_timeout_s: seconds an ask may take before AskTimeoutError; None: no limit.
+            grace: seconds that letters in mailboxes get to be handled when the block is left normally.
+            post_attempts: how often a failing ``post`` is tried before it is a dead letter.
+            on_error: called with the dead letter when a ``post`` has failed for good.
+            chat: True prints what agents say to standard output; or a text stream to print to.
+
+        Raises:
+            ConfigError: an option is not valid.
+        """
+        if post_attempts < 1:
+            raise ConfigError(f"post_attempts must be 1 or more, got {post_attempts}")
+        if grace < 0 or (ask_timeout_s is not None and ask_timeout_s <= 0):
+            raise ConfigError("grace must not be negative, ask_timeout_s must be above 0 or None")
+        self.models = ModelRegistry()
+        if model_configs is not None:
+            self.models.read(model_configs)
+        self.ask_timeout_s = ask_timeout_s
+        self.grace = grace
+        self.run = RunDirectory(save_dir, project=project, name=name)
+        self.dead_letters = DeadLetters()
+        self.is_open = False
+        self._post_attempts = post_attempts
+        self._on_error = on_error
+        terminal = sys.stdout if chat is True else chat or None
+        self._chat = ChatLog(terminal=terminal) if terminal is not None else None
+        self._is_closing = False
+        self._outstanding = 0
+        self._all_settled: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: dict[asyncio.Task[None], Callable[[], None]] = {}
+        self._mailboxes: WeakSet[Mailbox] = WeakSet()
+        self._readers: list[_EventReader] = []
+
+    # -- the block --
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise RuntimeError("A Runtime is entered once; make another one for another block.")
+        self._loop = asyncio.get_running_loop()
+        self._all_settled = asyncio.Event()
+        self._all_settled.set()
+        self.is_open = True
+        _context.open_runtimes.add(self)
+        _innermost.set((*_innermost.get(()), self))
+        self._attend()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_closing = True
+        try:
+            if error is None and self._outstanding:
+                try:
+                    async with asyncio.timeout(self.grace):
+                        await self._settled()
+                except TimeoutError:
+                    get_logger().warning("grace_over", runtime=self.run.name, unhandled=self._outstanding)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        """Answer every waiter, end every task, forget the runtime; must not be left half done."""
+        self.is_open = False
+        _context.open_runtimes.discard(self)
+        _context.attentive.discard(self)
+        _innermost.set(tuple(each for each in _innermost.get(()) if each is not self))
+        for mailbox in list(self._mailboxes):
+            mailbox.forget(self)
+        cancelled = await self._end_tasks()
+        for reader in self._readers:
+            reader.close()
+        if self._chat is not None:
+            self._chat.close()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _end_tasks(self) -> asyncio.CancelledError | None:
+        assert self._loop is not None
+        cancelled: asyncio.CancelledError | None = None
+        deadline = self._loop.time() + KILL_WAIT_S
+        for task in self._tasks:
+            task.cancel()
+        while self._tasks and self._loop.time() < deadline:
+            try:
+                await asyncio.wait(list(self._tasks), timeout=deadline - self._loop.time())
+            except asyncio.CancelledError as error:
+                cancelled = error
+        for task, abandon in self._tasks.items():
+            get_logger().error("unkillable", task=task.get_name(), waited_s=KILL_WAIT_S)
+            abandon()
+        return cancelled
+
+    # -- what users call --
+
+    @contextmanager
+    def use(self) -> Iterator[Self]:
+        """Make this the current runtime of the code inside, whichever else is open."""
+        token = _context.override.set(self)
+        try:
+            yield self
+        finally:
+            _context.override.reset(token)
+
+    async def drain(self) -> None:
+        """Wait until everything posted and submitted so far, and what follows from it, is handled.
+
+        Raises:
+            RuntimeError: called from within such work, which would wait for itself.
+        """
+        if asyncio.current_task() in self._tasks:
+            raise RuntimeError("drain() from inside a posted message would wait for itself.")
+        await self._settled()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield turns and dead letters as they happen, until the runtime is left.
+
+        A reader that falls 10,000 events behind loses the oldest; how many is logged.
+        """
+        reader = _EventReader()
+        self._readers.append(reader)
+        self._attend()
+        try:
+            while (event := await reader.next()) is not None:
+                yield event
+        finally:
+            self._readers.remove(reader)
+            self._attend()
+
+    def graph(self) -> list[tuple[str, str]]:
+        """Return who waits on whom now: pairs of agent names, waiting one first."""
+        return [
+            (wait.turn.agent.name, _mailbox.name_of(wait.target))
+            for wait in _mailbox.current_waits.values()
+            if _runtime_of(wait.turn) in (self, None)
+        ]
+
+    # -- what agents call --
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Somebody reads ``events()``."""
+        return bool(self._readers)
+
+    def start(
+        self, work: Coroutine[Any, Any, None], abandon: Callable[[], None], *, name: str
+    ) -> asyncio.Task[None]:
+        """Run ``work`` in a task of this runtime; ``abandon`` is called if it cannot be ended."""
+        assert self._loop is not None
+        task = self._loop.create_task(work, name=name)
+        self._tasks[task] = abandon
+        task.add_done_callback(self._end_task)
+        return task
+
+    def accept(self, mailbox: Mailbox) -> None:
+        """Count one more letter; see RuntimeLike."""
+        if self._is_closing and asyncio.current_task() not in self._tasks:
+            raise RuntimeClosedError("The runtime is being left and takes no more messages.")
+        if self._outstanding == 0:
+            assert self._all_settled is not None
+            if self._loop is not asyncio.get_running_loop():
+                raise RuntimeError("post() and submit() work in the event loop of their runtime only.")
+            self._all_settled.clear()
+        self._outstanding += 1
+        self._mailboxes.add(mailbox)
+
+    def settle(self) -> None:
+        """Count a letter as dealt with."""
+        self._outstanding -= 1
+        if self._outstanding == 0:
+            assert self._all_settled is not None
+            self._all_settled.set()
+
+    def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
+        """Log a failed post; True: try again. After the last attempt it is a dead letter."""
+        is_last = attempt >= self._post_attempts
+        get_logger().error("post_failed", agent=agent, attempt=attempt, is_last=is_last, error=_brief(error))
+        if is_last:
+            self.bury(agent, msg, "failed", error)
+        return not is_last
+
+    def bury(self, agent: str, msg: Any, reason: str, error: BaseException | None = None) -> None:
+        """Keep a dead letter and tell ``on_error``."""
+        letter = DeadLetter(agent, msg, reason, error)
+        self.dead_letters.append(letter)
+        self.emit(LetterBuried(agent, reason))
+        if self._on_error is not None:
+            self._tell(letter)
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to every reader of ``events()``."""
+        for reader in self._readers:
+            reader.put(event)
+
+    def show(self, msg: Msg) -> None:
+        """Print a message to the chat."""
+        if self._chat is not None:
+            self._chat.show(msg)
+
+    # -- inside --
+
+    async def _settled(self) -> None:
+        assert self._all_settled is not None
+        while self._outstanding:
+            await self._all_settled.wait()
+
+    def _tell(self, letter: DeadLetter) -> None:
+        assert self._on_error is not None
+        try:
+            answer = self._on_error(letter)
+        except Exception:
+            get_logger().exception("on_error_failed", agent=letter.agent)
+            return
+        if answer is not None and self.is_open:
+            self.start(_guarded(answer, letter.agent), _nothing, name="on_error")
+
+    def _attend(self) -> None:
+        if self.is_open and (self._readers or self.ask_timeout_s is not None):
+            _context.attentive.add(self)
+        else:
+            _context.attentive.discard(self)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            get_logger().error("task_failed", task=task.get_name(), error=repr(task.exception()))
+
+
+class _EventReader:
+    """The unread events of one reader."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event | None] = deque()
+        self._wake = asyncio.Event()
+        self._lost = 0
+
+    def put(self, event: Event) -> None:
+        if len(self._events) >= MAX_UNREAD_EVENTS:
+            self._events.popleft()
+            self._lost += 1
+        self._events.append(event)
+        self._wake.set()
+
+    def close(self) -> None:
+        self._events.append(None)
+        self._wake.set()
+
+    async def next(self) -> Event | None:
+        while not self._events:
+            self._wake.clear()
+            await self._wake.wait()
+        if self._lost:
+            get_logger().warning("events_lost", count=self._lost)
+            self._lost = 0
+        return self._events.popleft()
+
+
+_innermost: RunVar[tuple[Runtime, ...]] = RunVar("agentscope_async.runtimes")
+
+
+def current_runtime() -> Runtime | None:
+    """Return the runtime that code here works for, or None; see ``_context.find_runtime``."""
+    return _context.find_runtime()  # type: ignore[return-value]  # only Runtimes are ever registered
+
+
+def _innermost_runtime() -> Runtime | None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # an agent made outside any loop
+    runtimes = _innermost.get(())
+    return runtimes[-1] if runtimes else None
+
+
+_context.innermost = _innermost_runtime
+
+
+def _runtime_of(turn: Any) -> Any:
+    return getattr(turn.agent, "_runtime", None)
+
+
+async def _guarded(answer: Any, agent: str) -> None:
+    try:
+        await answer
+    except Exception:
+        get_logger().exception("on_error_failed", agent=agent)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _brief(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "<its text cannot be had>"
+    return f"{type(error).__name__}: {text[:4096]}"

@@ -1,0 +1,1 @@
+"""Benchmarks of the claims in the README: ``python -m benchmarks --help``."""

@@ -1,0 +1,268 @@
+"""A million stateful agents in one process, each answering one message over a 1-second model, all at once.
+
+  agents  each agent counts its turns and remembers question and answer; its model takes a second
+  direct  as many coroutines that build the same messages and await the same model: no agent, no memory
+  sleep   as many coroutines that each ``await asyncio.sleep(1)``: what a bare gather costs
+
+Each side runs in a fresh process of its own, with the same garbage-collector settings.
+``--gc tuned`` moves what the imports left out of the collector's sight (``gc.freeze``)
+and raises its thresholds; ``--gc default`` changes nothing. Importing the package
+changes nothing either way: this is for the program to decide.
+
+The fake model wakes its callers with one timer for each hundredth of a second, at or after
+their second, and keeps a future for each call; ``direct`` shows what that saves against
+``sleep``, which has a timer for each coroutine. Time and CPU count from the first agent
+made to the last answer checked in; bytes are the growth of the peak resident set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agentscope_async.agents import AgentBase
+from agentscope_async.message import Msg
+from agentscope_async.models import EchoModel
+
+from .common import (
+    Stopwatch,
+    judged,
+    machine_facts,
+    plot_ratios,
+    print_facts,
+    progress,
+    resident_bytes,
+    table,
+    write_json,
+)
+
+MODEL_DELAY_S = 1.0
+TUNED_THRESHOLDS = (200_000, 50, 1000)
+WALL_GATE_S, MEMORY_GATE_GIB, CPU_GATE = 35.0, 3.0, 1.3
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one side took, all agents together; ``peak_bytes`` is the whole process at its largest."""
+
+    side: str
+    agents: int
+    wall_s: float
+    cpu_s: float
+    bytes_each: float
+    peak_bytes: int
+    gc_thresholds: tuple[int, int, int]
+    gc_frozen: int
+
+
+class Counting(AgentBase):
+    """Remembers question and answer, asks its model, counts its turns."""
+
+    turns = 0
+
+    async def reply(self, x: Msg | None = None) -> Msg:
+        memory, model = self.memory, self.model
+        assert x is not None and memory is not None and model is not None
+        memory.add(x)
+        response = await model(model.format(memory.get_memory()))
+        answer = Msg(self.name, response.text, role="assistant")
+        memory.add(answer)
+        self.turns += 1
+        return answer
+
+
+async def ask_agents(count: int) -> Callable[[], None]:
+    """Make the agents, ask all at once; return a check of what they answered and remember."""
+    model = EchoModel(delay_s=MODEL_DELAY_S)
+    agents = []
+    for number in range(count):
+        agents.append(Counting(f"agent{number}", model=model))
+        if not number % 50_000:
+            progress(f"agents: {number:,} of {count:,} made")
+    progress(f"agents: {count:,} asked")
+    answers = await asyncio.gather(*(agent(_question(number)) for number, agent in enumerate(agents)))
+
+    def check() -> None:
+        for number, (agent, answer) in enumerate(zip(agents, answers, strict=True)):
+            remembered = agent.memory.size() if agent.memory is not None else 0
+            if answer.text != _question(number).text or (agent.turns, remembered) != (1, 2):
+                raise AssertionError(f"{agent.name}: {answer}, {agent.turns} turns, {remembered} remembered")
+
+    return check
+
+
+async def call_directly(count: int) -> Callable[[], None]:
+    """Build the same messages and await the same model, with nothing around it."""
+    model = EchoModel(delay_s=MODEL_DELAY_S)
+
+    async def answer(question: Msg) -> Msg:
+        response = await model(model.format(question))
+        return Msg("agent", response.text, role="assistant")
+
+    progress(f"direct: {count:,} called")
+    answers = await asyncio.gather(*(answer(_question(number)) for number in range(count)))
+    return lambda: _check_count(answers, count)
+
+
+async def sleep(count: int) -> Callable[[], None]:
+    """Gather coroutines that sleep."""
+
+    async def nap() -> None:
+        await asyncio.sleep(MODEL_DELAY_S)
+
+    progress(f"sleep: {count:,} asleep")
+    naps = await asyncio.gather(*(nap() for _ in range(count)))
+    return lambda: _check_count(naps, count)
+
+
+SIDES: dict[str, Callable[[int], Awaitable[Callable[[], None]]]] = {
+    "agents": ask_agents,
+    "direct": call_directly,
+    "sleep": sleep,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``python -m benchmarks million``."""
+    parser.add_argument(
+        "--agents", type=int, default=1_000_000, metavar="N", help="how many (default: 1000000)"
+    )
+    parser.add_argument(
+        "--gc", choices=("tuned", "default"), default="tuned", help="collector settings (default: tuned)"
+    )
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the CPU ratios; needs matplotlib")
+    parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure each side in a process of its own; 1 when a gate is missed under ``--strict``, else 0."""
+    count = 2_000 if args.smoke else args.agents
+    if args.side:
+        print(json.dumps(asdict(_measure_here(args.side, count, is_tuned=args.gc == "tuned"))))
+        return 0
+    facts = machine_facts()
+    print_facts(facts)
+    figures = {side: _in_fresh_process(side, count, args.gc) for side in SIDES}
+    print(_table(figures))
+    ratios = {side: each.cpu_s / figures["sleep"].cpu_s for side, each in figures.items()}
+    gates = _gates(figures["agents"], ratios["agents"])
+    is_judged = not args.smoke and count == 1_000_000
+    print(f"\n{_gate_table(gates, is_judged=is_judged)}")
+    if not is_judged:
+        print("the gates are for --agents 1000000")
+    write_json(
+        args.json,
+        {"benchmark": "million", "machine": facts, "sides": {k: asdict(v) for k, v in figures.items()}},
+    )
+    bars = {side: {f"{count:,} at once": ratio} for side, ratio in ratios.items()}
+    plot_ratios(
+        args.plot, "CPU as a multiple of a bare gather of sleeps", bars, {f"{count:,} at once": CPU_GATE}
+    )
+    return int(args.strict and is_judged and any(value > limit for _, value, limit in gates))
+
+
+def _in_fresh_process(side: str, count: int, gc_choice: str) -> Figures:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "million",
+        "--side",
+        side,
+        "--agents",
+        str(count),
+        "--gc",
+        gc_choice,
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
+    return Figures(**json.loads(done.stdout))
+
+
+def _measure_here(side: str, count: int, *, is_tuned: bool) -> Figures:
+    gc.collect()
+    if is_tuned:
+        gc.freeze()
+        gc.set_threshold(*TUNED_THRESHOLDS)
+    before = resident_bytes()
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        with Stopwatch(count) as watch:
+            check = runner.run(SIDES[side](count))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        progress(f"{side}: checking")
+        check()
+        progress("")
+    cost = watch.cost
+    return Figures(
+        side,
+        count,
+        cost.wall_s,
+        cost.cpu_s,
+        (peak - before) / count,
+        peak,
+        gc.get_threshold(),
+        gc.get_freeze_count(),
+    )
+
+
+def _table(figures: dict[str, Figures]) -> str:
+    headers = [
+        "",
+        "wall s",
+        "CPU s",
+        "CPU us each",
+        "bytes each",
+        "peak GiB",
+        "CPU ratio",
+        "gc thresholds",
+        "frozen",
+    ]
+    floor = figures["sleep"].cpu_s
+    rows = [
+        [
+            side,
+            each.wall_s,
+            each.cpu_s,
+            each.cpu_s / each.agents * 1e6,
+            each.bytes_each,
+            each.peak_bytes / GIB,
+            each.cpu_s / floor,
+            "{}, {}, {}".format(*each.gc_thresholds),
+            each.gc_frozen,
+        ]
+        for side, each in figures.items()
+    ]
+    return f"{figures['agents'].agents:,} at once\n{table(headers, rows)}"
+
+
+def _gates(agents: Figures, cpu_ratio: float) -> list[tuple[str, float, float]]:
+    return [
+        ("wall, s", agents.wall_s, WALL_GATE_S),
+        ("peak, GiB", agents.peak_bytes / GIB, MEMORY_GATE_GIB),
+        ("CPU, multiple of sleep", cpu_ratio, CPU_GATE),
+    ]
+
+
+def _gate_table(gates: list[tuple[str, float, float]], *, is_judged: bool) -> str:
+    rows = [
+        [what, value, f"<= {limit}", judged(value, limit, is_smoke=not is_judged)]
+        for what, value, limit in gates
+    ]
+    return table(["gate", "measured", "limit", ""], rows)
+
+
+def _question(number: int) -> Msg:
+    return Msg("user", f"What do you make of number {number}?", role="user")
+
+
+def _check_count(answers: list[object], count: int) -> None:
+    if len(answers) != count:
+        raise AssertionError(f"{len(answers)} answers to {count} calls")
