@@ -22,8 +22,11 @@ class RuntimeLike(Protocol):
 
     is_open: bool
     ask_timeout_s: float | None
-    is_listened_to: bool
     models: Any
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Somebody reads the events."""
 
     def start(
         self, work: Coroutine[Any, Any, None], abandon: Callable[[], None], *, name: str
@@ -39,6 +42,9 @@ class RuntimeLike(Protocol):
 
     def settle(self) -> None:
         """Count a letter as dealt with."""
+
+    def finish(self, mailbox: Any) -> None:
+        """Forget a mailbox that holds no more letters of ours."""
 
     def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
         """Log a failed letter; True when it is to be tried again."""

@@ -22,7 +22,9 @@ class RunDirectory:
         run_id: the directory's own name.
     """
 
-    def __init__(self, save_dir: str | Path = "./runs", *, project: str | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, save_dir: str | Path = "./runs", *, project: str | None = None, name: str | None = None
+    ) -> None:
         random_name = "".join(random.choices(_LOWER, k=6))
         self._started_at = time.localtime()
         self.project = project or "".join(random.choices(_LOWER + string.ascii_uppercase, k=6))

@@ -101,7 +101,9 @@ class InterruptedTurnError(AgentError):
 
     def __init__(self, agent: str, reason: str | None) -> None:
         self.reason = reason
-        super().__init__(f"The turn of agent {agent!r} was interrupted: {reason or 'no reason given'}.", agent=agent)
+        super().__init__(
+            f"The turn of agent {agent!r} was interrupted: {reason or 'no reason given'}.", agent=agent
+        )
 
 
 class InvalidReplyError(AgentError, TypeError):

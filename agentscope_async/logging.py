@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "LEVELS", "ChatLog", "chat", "get_logger", "setup_logger"]
 
-LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "CHAT": 21, "SUCCESS": 25, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+LEVELS = {
+    "TRACE": 5,
+    "DEBUG": 10,
+    "INFO": 20,
+    "CHAT": 21,
+    "SUCCESS": 25,
+    "WARNING": 30,
+    "ERROR": 40,
+    "CRITICAL": 50,
+}
 """Names a ``logger_level`` may have; AgentScope v0.0.2's, and CHAT, which it only documented."""
 
 COLOURS = {"cyan": 36, "green": 32, "magenta": 35, "red": 31, "white": 37, "yellow": 33, "blue": 34}

@@ -28,7 +28,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 
     from ._context import RuntimeLike
     from .message import Msg
@@ -116,25 +116,20 @@ class TurnExtra:
 current_turn: ContextVar[Turn | None] = ContextVar("agentscope_async.turn", default=None)
 
 
-class Letter:
-    """A place in a mailbox.
+class Letter(Turn):
+    """A turn that is yet to come: a place in a mailbox."""
 
-    An asker's letter has a ``turn`` and a ``granted`` future. A detached one (from
-    ``post`` or ``submit``) has an ``errand`` to run in a task lent by its ``runtime``;
-    one from a hub has an ``errand`` and no runtime where none is open. A note has only
-    ``note``: a plain function, done on the spot when its turn comes.
-    """
+    __slots__ = ("placed_at",)
 
-    __slots__ = ("turn", "granted", "errand", "note", "runtime", "placed_at", "admitted", "msg")
+    granted: asyncio.Future[None] | None = None
+    errand: Errand | None = None
+    note: Callable[[Any], None] | None = None
+    runtime: RuntimeLike | None = None
+    admitted: asyncio.Future[None] | None = None
+    msg: Any = None
 
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
-        self.granted: asyncio.Future[None] | None = None
-        self.errand: Errand | None = None
-        self.note: Callable[[Any], None] | None = None
-        self.runtime: RuntimeLike | None = None
-        self.admitted: asyncio.Future[None] | None = None
-        self.msg: Any = None
+    def __init__(self, agent: Named, parent: Turn | None) -> None:
+        super().__init__(agent, parent)
         self.placed_at = monotonic()
 
     def settle(self) -> None:
@@ -143,11 +138,58 @@ class Letter:
             self.runtime.settle()
 
 
-class Errand(Protocol):
-    """What a detached letter asks for."""
+class AskLetter(Letter):
+    """Somebody waits for this turn, and will run it in their own task once it is ``granted``."""
 
-    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
-        """Run the letter's turn to its end; raises nothing but cancellation."""
+    __slots__ = ("granted",)
+
+
+class Mail(Letter):
+    """A detached letter, from ``post``, ``submit`` or a hub, for a task to run.
+
+    ``runtime`` lends that task; None for a hub's letter where no runtime is open.
+    ``admitted`` is set while its sender waits for room in the mailbox.
+    """
+
+    __slots__ = ("errand", "runtime", "msg", "admitted")
+
+    def __init__(self, agent: Named, msg: Any, errand: Errand, runtime: RuntimeLike | None) -> None:
+        # Written out: this is the whole cost of posting to a busy agent.
+        self.agent = agent
+        self.parent = None
+        self.task = None
+        self.extra = None
+        self.msg = msg
+        self.errand = errand
+        self.runtime = runtime
+        self.admitted = None
+        self.placed_at = monotonic()
+
+
+class Note(Letter):
+    """A plain function to call with ``msg`` when the turn comes: done on the spot, by nobody's task."""
+
+    __slots__ = ("note", "msg", "admitted")
+
+    def __init__(self, agent: Named, msg: Any, note: Callable[[Any], None]) -> None:
+        super().__init__(agent, None)
+        self.msg = msg
+        self.note = note
+        self.admitted = None
+
+
+class Errand(Protocol):
+    """What a detached letter asks for. Only ``run`` may suspend, and raise what the handler raised."""
+
+    def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
+        """Run the letter's turn to its end."""
+
+    @property
+    def succeed(self) -> Callable[[Letter, Any], None] | None:
+        """Takes what ``run`` returned; None: nobody is interested."""
+
+    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
+        """Take what ``run`` raised; True: run it again."""
 
     def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
         """Tell whoever cares that the letter will not be handled."""
@@ -207,51 +249,59 @@ class Mailbox:
     def statistics(self) -> MailboxStatistics:
         """Return the counters as they are now."""
         return MailboxStatistics(
-            len(self._letters or ()), self.handled, self.failed, self.rejected, self.dropped, self.longest_wait_s
+            len(self._letters or ()),
+            self.handled,
+            self.failed,
+            self.rejected,
+            self.dropped,
+            self.longest_wait_s,
         )
 
     # -- asking --
 
-    async def wait(self, turn: Turn) -> None:
-        """Wait in the queue until ``turn`` is open. Only for a mailbox that is not free.
+    async def wait(self, agent: Named, parent: Turn | None) -> Turn:
+        """Wait in the queue for a turn, and return it open. Only for a mailbox that is not free.
 
         Raises:
             DeadlockError: the turn could never come.
             AgentStoppedError: the agent is stopped, now or while waiting.
             MailboxFullError: the overflow policy turned this letter away.
         """
-        name = turn.agent.name
         if self._stopped:
-            raise AgentStoppedError(name)
-        with Blocked(turn.parent, self, name):
-            letter = Letter(turn)
+            raise AgentStoppedError(agent.name)
+        with Blocked(parent, self, agent.name):
+            letter = AskLetter(agent, parent)
             letter.granted = asyncio.get_running_loop().create_future()
             self._make_room(letter)
             self._append(letter)
             try:
                 await letter.granted
             except BaseException:
-                if self._turn is turn:
+                if self._turn is letter:
                     hand_on(self)  # cancelled just as the turn came
                 else:
                     self._remove(letter)
                 raise
+            return letter
 
     # -- detached mail --
 
-    def place(self, letter: Letter) -> bool:
-        """Take the turn for a detached letter (True), or put it behind the others (False).
+    def place(self, letter: Letter) -> bool | None:
+        """Take the turn for a detached letter (True) or put it behind the others (False).
+
+        None: the overflow policy dropped it; it is a dead letter now.
 
         Raises:
             AgentStoppedError: the agent is stopped.
-            MailboxFullError: the overflow policy turned this letter away.
+            MailboxFullError: the mailbox is full and its policy is ``"reject"``.
         """
         if self._turn is None:
-            self._turn = letter.turn
+            self._turn = letter
             return True
         if self._stopped:
-            raise AgentStoppedError(letter.turn.agent.name)
-        self._make_room(letter)
+            raise AgentStoppedError(letter.agent.name)
+        if not self._make_room(letter):
+            return None
         self._append(letter)
         return False
 
@@ -259,14 +309,14 @@ class Mailbox:
         """A letter placed last has not been admitted yet: its sender is to wait."""
         return self._letters is not None and len(self._letters) > self.capacity
 
-    async def admission(self, letter: Letter, sender: Turn | None) -> None:
+    async def admission(self, letter: Mail | Note, sender: Turn | None) -> None:
         """Wait until a letter placed beyond the capacity is within it.
 
         Raises:
             DeadlockError: the sender keeps the mailbox from getting empty.
             AgentStoppedError: the agent was stopped meanwhile.
         """
-        with Blocked(sender, self, letter.turn.agent.name):
+        with Blocked(sender, self, letter.agent.name):
             letter.admitted = asyncio.get_running_loop().create_future()
             if self._unadmitted is None:
                 self._unadmitted = deque()
@@ -281,13 +331,20 @@ class Mailbox:
         Notes are done here and now; an asker is woken.
         """
         while self._letters is not None:
-            letter = self._next_letter()
-            self._turn = letter.turn  # from here on the turn is theirs
+            letter = self._letters.popleft()
+            if not self._letters:
+                self._letters = None
+            if self._unadmitted is not None:
+                self._admit_one()
+            waited_s = monotonic() - letter.placed_at
+            if waited_s > self.longest_wait_s:
+                self.longest_wait_s = waited_s
+            self._turn = letter  # from here on the turn is theirs
+            if letter.errand is not None:
+                return letter
             if letter.granted is not None:
                 letter.granted.set_result(None)
                 return None
-            if letter.note is None:
-                return letter
             self._do_note(letter)
         self._turn = _STOPPED if self._stopped else None
         self._unadmitted = None
@@ -302,7 +359,7 @@ class Mailbox:
         if self._turn is None:
             self._turn = _STOPPED
         for letter in self._take_all():
-            _turn_away(letter, AgentStoppedError(letter.turn.agent.name), "agent stopped")
+            _turn_away(letter, AgentStoppedError(letter.agent.name), "agent stopped")
 
     async def until_idle(self) -> None:
         """Wait until nobody has the turn; the caller must not be part of what it waits for."""
@@ -322,7 +379,11 @@ class Mailbox:
         """Turn away all letters that count on ``runtime``, which is closing."""
         for letter in [each for each in self._letters or () if each.runtime is runtime]:
             self._remove(letter)
-            _turn_away(letter, RuntimeClosedError("The runtime was left before this letter's turn."), "runtime closed")
+            _turn_away(
+                letter,
+                RuntimeClosedError("The runtime was left before this letter's turn."),
+                "runtime closed",
+            )
 
     # -- inside --
 
@@ -330,18 +391,6 @@ class Mailbox:
         if self._letters is None:
             self._letters = deque()
         self._letters.append(letter)
-
-    def _next_letter(self) -> Letter:
-        assert self._letters is not None
-        letter = self._letters.popleft()
-        if not self._letters:
-            self._letters = None
-        if self._unadmitted is not None:
-            self._admit_one()
-        waited_s = monotonic() - letter.placed_at
-        if waited_s > self.longest_wait_s:
-            self.longest_wait_s = waited_s
-        return letter
 
     def _remove(self, letter: Letter) -> None:
         if self._letters is None:
@@ -371,21 +420,22 @@ class Mailbox:
         if not self._unadmitted:
             self._unadmitted = None
 
-    def _make_room(self, letter: Letter) -> None:
+    def _make_room(self, letter: Letter) -> bool:
+        """Apply the overflow policy; False: this letter was dropped."""
         if self.overflow == "wait" or self._letters is None or len(self._letters) < self.capacity:
-            return
-        error = MailboxFullError(letter.turn.agent.name, self.capacity, self.overflow)
+            return True
+        error = MailboxFullError(letter.agent.name, self.capacity, self.overflow)
         if self.overflow == "reject":
             self.rejected += 1
             raise error
         self.dropped += 1
-        if self.overflow == "drop_newest":
-            if letter.errand is None and letter.note is None:
-                raise error  # an asker learns it directly
-            _turn_away(letter, error, "mailbox full")
-            raise _Dropped
-        oldest = self._letters.popleft()
-        _turn_away(oldest, error, "mailbox full")
+        if self.overflow == "drop_oldest":
+            _turn_away(self._letters.popleft(), error, "mailbox full")
+            return True
+        if isinstance(letter, AskLetter):
+            raise error  # an asker learns it directly
+        _turn_away(letter, error, "mailbox full")
+        return False
 
     def _do_note(self, letter: Letter) -> None:
         assert letter.note is not None
@@ -395,10 +445,6 @@ class Mailbox:
         except Exception as error:
             self.failed += 1
             bury(letter, "observe failed", error)
-
-
-class _Dropped(Exception):
-    """A detached letter was dropped by policy: its sender need not know, the dead letters do."""
 
 
 _STOPPED = Turn.__new__(Turn)
@@ -418,14 +464,6 @@ def check_options(capacity: int, overflow: str) -> None:
         raise ConfigError(f"capacity must be a whole number of 1 or more, got {capacity!r}")
     if overflow not in OVERFLOWS:
         raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
-
-
-def place_detached(mailbox: Mailbox, letter: Letter) -> bool | None:
-    """Place a letter: True when its turn is open now, False when it waits, None when it was dropped."""
-    try:
-        return mailbox.place(letter)
-    except _Dropped:
-        return None
 
 
 def hand_on(mailbox: Mailbox) -> None:
@@ -463,7 +501,7 @@ def start(mailbox: Mailbox, letter: Letter) -> None:
     """Run a detached letter whose turn is open, and those behind it, in a task of its runtime."""
     assert letter.runtime is not None
     work = _Work(mailbox, letter)
-    task = letter.runtime.start(work.run(), work.abandon, name=f"mail of {letter.turn.agent.name}")
+    task = letter.runtime.start(work.run(), work.abandon, name=f"mail of {letter.agent.name}")
     task.add_done_callback(work.check)
 
 
@@ -477,22 +515,49 @@ class _Work:
         self.letter: Letter | None = letter  # the one in hand
 
     async def run(self) -> None:
-        letter: Letter | None = self.letter
+        mailbox = self.mailbox
+        letter = self.letter
         count = 0
         while letter is not None:
             count += 1
             if not count & 63:
                 await asyncio.sleep(0)  # a long queue of instant letters must not keep the loop
-            assert letter.errand is not None
-            await letter.errand(self.mailbox, letter)
+            errand = letter.errand
+            assert errand is not None
+            try:
+                result = await errand.run(letter)
+            except Exception as error:
+                await self._fail(letter, errand, error)
+            else:
+                if errand.succeed is not None:
+                    errand.succeed(letter, result)
+            runtime = letter.runtime
             if self.letter is not None:  # else it was abandoned meanwhile
                 self.letter = None
-                letter.settle()
-            following = self.mailbox.release()
-            if following is not None and following.runtime is not letter.runtime and following.runtime is not None:
-                start(self.mailbox, following)
+                if runtime is not None:
+                    runtime.settle()
+            letter = mailbox.release()
+            if letter is not None:
+                if letter.runtime is not runtime and letter.runtime is not None:
+                    start(mailbox, letter)
+                    return
+                self.letter = letter
+        if runtime is not None:
+            runtime.finish(mailbox)
+
+    async def _fail(self, letter: Letter, errand: Errand, error: Exception) -> None:
+        attempt = 1
+        while errand.fail(letter, error, attempt):
+            attempt += 1
+            letter.extra = None
+            try:
+                result = await errand.run(letter)
+            except Exception as again:
+                error = again
+            else:
+                if errand.succeed is not None:
+                    errand.succeed(letter, result)
                 return
-            letter = self.letter = following
 
     def check(self, task: object = None) -> None:
         """Answer for the letter in hand when the task was cancelled, perhaps before it began."""
@@ -511,7 +576,9 @@ class _Work:
         if letter is not None:
             self.letter = None
             assert letter.errand is not None
-            letter.errand.give_up(letter, RuntimeClosedError("The handler did not end when cancelled."), "unkillable")
+            letter.errand.give_up(
+                letter, RuntimeClosedError("The handler did not end when cancelled."), "unkillable"
+            )
             letter.settle()
             self.mailbox.stop()
 
@@ -532,7 +599,7 @@ def _turn_away(letter: Letter, error: Exception, reason: str) -> None:
 
 def bury(letter: Letter, reason: str, error: BaseException | None = None) -> None:
     """Make a letter a dead one, in the runtime's books or, without a runtime, in the log."""
-    name = letter.turn.agent.name
+    name = letter.agent.name
     if letter.runtime is not None:
         letter.runtime.bury(name, letter.msg, reason, error)
         return
@@ -556,6 +623,15 @@ class Reply:
         self._mailbox = mailbox
         self._letter = letter
 
+    def resolve(self, outcome: Msg | Exception) -> None:
+        """Give out the answer or the error; the first one counts."""
+        if self._future.done():
+            return
+        if isinstance(outcome, Exception):
+            self._future.set_exception(outcome)
+        else:
+            self._future.set_result(outcome)
+
     def done(self) -> bool:
         """The answer, or the error, is there."""
         return self._future.done()
@@ -572,7 +648,7 @@ class Reply:
             self._future.exception()  # whoever cancels knows
             self._letter.settle()
             return True
-        return self._letter.turn.interrupt(reason)
+        return self._letter.interrupt(reason)
 
     def __await__(self) -> Generator[Any, None, Msg]:
         return self._wait().__await__()
@@ -655,8 +731,8 @@ def _holders(target: Mailbox | Reply) -> Iterator[Turn]:
     if isinstance(target, Reply):
         if target.done():
             return
-        if target._letter.turn.task is not None:
-            yield target._letter.turn
+        if target._letter.task is not None:
+            yield target._letter
             return
         target = target._mailbox
     if target.turn is not None:

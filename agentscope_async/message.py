@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 import time
 import warnings
 from dataclasses import dataclass, fields
@@ -44,7 +45,7 @@ __all__ = [
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 64
 """Containers may nest this deep in ``content`` and extra fields."""
-MAX_ELEMENTS = 1_000_000
+MAX_ELEMENTS = 100_000
 """Values in one field; stops inputs that share sub-trees to grow without bound."""
 
 Timestamp: TypeAlias = float | str
@@ -104,6 +105,12 @@ class ContentPart:
             if value is not None:
                 wire[field.name] = _thaw(value)
         return wire
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> Any:  # through __init__, which freezes
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +177,7 @@ class ToolCallPart(ContentPart):
     kind: ClassVar[str] = "tool_call"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "arguments", freeze(self.arguments, "arguments"))
+        object.__setattr__(self, "arguments", _Freezer().freeze(self.arguments, "arguments", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +191,14 @@ class ToolResultPart(ContentPart):
     kind: ClassVar[str] = "tool_result"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "content", freeze(self.content, "content"))
+        content = freeze(self.content, "content")
+        if _has_parts(content) and any(part.kind in _TOOL_KINDS for part in content):
+            raise MessageError("content", _NO_NESTING)
+        object.__setattr__(self, "content", content)
 
+
+_TOOL_KINDS = ("tool_call", "tool_result")
+_NO_NESTING = "a tool result holds texts and media, not tool calls or further results"
 
 _PART_TYPES: dict[str, type[ContentPart]] = {
     part.kind: part
@@ -193,6 +206,10 @@ _PART_TYPES: dict[str, type[ContentPart]] = {
         TextPart, ThinkingPart, ImagePart, AudioPart, VideoPart, FilePart, ToolCallPart, ToolResultPart,
     )
 }  # fmt: skip
+
+
+_new_draft = object.__new__
+_now = time.time
 
 
 class _Draft:
@@ -242,6 +259,7 @@ class Msg(_Draft):
 
     def __new__(
         cls,
+        /,
         name: str,
         content: Any,
         role: str | None = None,
@@ -252,17 +270,17 @@ class Msg(_Draft):
         **extra: Any,
     ) -> Self:
         """Build a frozen message; see the class for the fields."""
-        draft = _Draft.__new__(_Draft)
+        draft = _new_draft(_Draft)
         draft.name = name if type(name) is str and name.isascii() else _checked_text(name, "name")
         draft.content = content if type(content) is str and content.isascii() else freeze(content, "content")
-        draft.role = role if role in ROLES else _role_or_error(role)  # type: ignore[assignment]  # None never passes
-        draft.url = url if url is None else _checked_url(url)
+        draft.role = role if role in ROLES else _role_or_error(role)
+        draft.url = _checked_url(url) if url else None
         draft._id = None
-        draft._time = time.time() if timestamp is None else _checked_text(timestamp, "timestamp")
+        draft._time = _now() if timestamp is None else _checked_text(timestamp, "timestamp")
         draft._extra = None
         if extra:
             _fill_extra(draft, extra)
-        draft.__class__ = cls  # type: ignore[assignment]  # the same slots; from here on it is frozen
+        draft.__class__ = cls
         msg = cast("Self", draft)
         if echo:
             _echo(msg)
@@ -270,14 +288,18 @@ class Msg(_Draft):
 
     def __init_subclass__(cls) -> None:
         if cls.__dict__.get("__slots__") != ():
-            raise TypeError(f"{cls.__name__} must declare `__slots__ = ()`: further fields are keywords of Msg.")
+            raise TypeError(
+                f"{cls.__name__} must declare `__slots__ = ()`: further fields are keywords of Msg."
+            )
 
     @property
     def id(self) -> str:
         """32 hexadecimal digits."""
         if self._id is None:
-            _set_id(self, _new_id())
-        return self._id  # type: ignore[return-value]  # set just above
+            with _ids.lock:  # two threads that ask first must hear the same
+                if self._id is None:
+                    _set_id(self, _new_id())
+        return cast("str", self._id)
 
     @property
     def timestamp(self) -> str:
@@ -312,7 +334,8 @@ class Msg(_Draft):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed and, unless given, a new id and time."""
-        old = {key: self[key] for key in self if key not in ("id", "timestamp")}
+        left_out = ("id", "timestamp", "parsed") if "content" in changes else ("id", "timestamp")
+        old = {key: self[key] for key in self if key not in left_out}
         return type(self)(**{**old, **changes})
 
     def to_dict(self) -> dict[str, Any]:
@@ -343,11 +366,14 @@ class Msg(_Draft):
         values = dict(wire)
         kind = values.pop("__type", "Msg")
         if not isinstance(kind, str) or kind not in _MSG_TYPES:
-            raise MessageError("__type", f"unknown kind {kind!r}; known are {sorted(_MSG_TYPES)} and 'List'")
+            raise MessageError(
+                "__type", f"unknown kind {kind!r:.80}; known are {sorted(_MSG_TYPES)} and 'List'"
+            )
         for key in ("name", "content"):
             if key not in values:
                 raise MessageError(key, "is missing")
-        values["content"] = _revive(values["content"])
+        for key, value in values.items():
+            values[key] = _revive(value, str(key))
         if isinstance(values.get("usage"), dict):
             values["usage"] = _revive_usage(values["usage"])
         values.pop("echo", None)
@@ -392,7 +418,7 @@ class Msg(_Draft):
         raise KeyError(key)
 
     def __getattr__(self, key: str) -> Any:
-        extra = None if key.startswith("_") else self._extra
+        extra = None if key.startswith("__") else self._extra
         if extra is not None and key in extra:
             return extra[key]
         raise AttributeError(f"{type(self).__name__} has no attribute {key!r}")
@@ -411,7 +437,7 @@ class Msg(_Draft):
             return True
         if type(self) is not type(other):
             return NotImplemented
-        return dict(self) == dict(cast("Msg", other))
+        return dict(self) == dict(other)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -435,9 +461,10 @@ class Msg(_Draft):
         from pydantic_core import core_schema
 
         def read(value: Any) -> Msg:
-            if isinstance(value, Msg):
-                return value
-            return as_msg(value) if isinstance(value, str) else Msg.from_dict(value)
+            msg = as_msg(value) if isinstance(value, (Msg, str)) else Msg.from_dict(value)
+            if not isinstance(msg, cls):
+                raise MessageError("__type", f"expected {cls.__name__}, got {type(msg).__name__}")
+            return msg
 
         return core_schema.no_info_plain_validator_function(
             read, serialization=core_schema.plain_serializer_function_ser_schema(lambda msg: msg.to_dict())
@@ -469,10 +496,11 @@ class Tht(Msg):
 
     __slots__ = ()
 
-    def __new__(cls, content: Any, timestamp: str | None = None, **extra: Any) -> Self:
+    def __new__(cls, /, content: Any, timestamp: str | None = None, **extra: Any) -> Self:
         """Build a thought; ``content`` as in :class:`Msg`."""
-        extra.pop("name", None)
-        extra.pop("role", None)
+        for key, fixed in (("name", "thought"), ("role", "assistant")):
+            if extra.pop(key, fixed) != fixed:
+                raise MessageError(key, f"of a thought is always {fixed!r}")
         return super().__new__(cls, "thought", content, "assistant", timestamp=timestamp, **extra)
 
 
@@ -528,8 +556,8 @@ _MSG_TYPES: dict[str, type[Msg]] = {"Msg": Msg, "Tht": Tht}
 _FIELDS = ("id", "timestamp", "name", "content", "role", "url")
 _RESERVED = frozenset(dir(Msg)) - {"usage", "parsed"}
 
-_set_id = _Draft._id.__set__  # type: ignore[union-attr]  # a slot descriptor: writes past the freeze
-_set_time = _Draft._time.__set__  # type: ignore[union-attr]
+_set_id = _Draft._id.__set__  # type: ignore[misc,union-attr]  # a slot descriptor: writes past the freeze
+_set_time = _Draft._time.__set__  # type: ignore[misc,union-attr]
 
 
 class FrozenDict(dict[str, Any]):
@@ -540,17 +568,14 @@ class FrozenDict(dict[str, Any]):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("The content of a message is frozen; change a copy: dict(content) or list(content)")
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
     def __copy__(self) -> dict[str, Any]:
         return dict(self)
 
-    def __deepcopy__(self, memo: object) -> Any:
-        return _thaw(self)
-
-    def __reduce__(self) -> Any:
-        return dict, (_thaw(self),)
+    def __reduce__(self) -> Any:  # what pickle and deepcopy make of it is free as well
+        return dict, (dict(self),)
 
 
 class FrozenList(list[Any]):
@@ -559,17 +584,14 @@ class FrozenList(list[Any]):
     __slots__ = ()
 
     _refuse = FrozenDict._refuse
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]
-    append = clear = extend = insert = pop = remove = reverse = sort = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = clear = extend = insert = pop = remove = reverse = sort = _refuse
 
     def __copy__(self) -> list[Any]:
         return list(self)
 
-    def __deepcopy__(self, memo: object) -> Any:
-        return _thaw(self)
-
     def __reduce__(self) -> Any:
-        return list, (_thaw(self),)
+        return list, (list(self),)
 
 
 def freeze(value: Any, field: str) -> Any:
@@ -616,7 +638,7 @@ class _Freezer:
         frozen = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise MessageError(field, f"key {key!r} is {type(key).__name__}; JSON keys are strings")
+                raise MessageError(field, f"key {key!r:.80} is {type(key).__name__}; JSON keys are strings")
             if key == "__part":
                 raise MessageError(field, "'__part' is reserved for content parts")
             frozen[_checked_text(key, field)] = self.freeze(item, f"{field}.{key[:100]}", depth)
@@ -625,10 +647,14 @@ class _Freezer:
 
 def _as_part(item: Any, field: str) -> ContentPart:
     if isinstance(item, ContentPart):
+        if _PART_TYPES.get(item.kind) is not type(item):
+            raise MessageError(field, f"{type(item).__name__} is not one of the parts a message may hold")
         for each in fields(item):
             value = getattr(item, each.name)
-            if isinstance(value, str):
+            if each.type == "str" or (each.type == "str | None" and value is not None):
                 _checked_text(value, f"{field}.{each.name}")
+            elif each.type == "bool" and type(value) is not bool:
+                raise MessageError(f"{field}.{each.name}", "must be true or false")
         return item
     if isinstance(item, str):
         return TextPart(_checked_text(item, field))
@@ -653,11 +679,11 @@ def _thaw(value: Any) -> Any:
     return value
 
 
-def _revive(content: Any) -> Any:
-    """Turn the wire form of content parts back into parts; other JSON stays as it is."""
-    if not isinstance(content, list) or not any(isinstance(item, dict) and "__part" in item for item in content):
-        return content
-    return [_revive_part(item, f"content[{index}]") for index, item in enumerate(content)]
+def _revive(value: Any, field: str) -> Any:
+    """Turn a list of content parts in wire form back into parts; other JSON stays as it is."""
+    if not isinstance(value, list) or not any(isinstance(item, dict) and "__part" in item for item in value):
+        return value
+    return [_revive_part(item, f"{field}[{index}]") for index, item in enumerate(value)]
 
 
 def _revive_part(item: Any, field: str) -> ContentPart:
@@ -666,34 +692,29 @@ def _revive_part(item: Any, field: str) -> ContentPart:
     values = dict(item)
     kind = values.pop("__part", None)
     if not isinstance(kind, str) or kind not in _PART_TYPES:
-        raise MessageError(field, f"unknown content part {kind!r}; known are {sorted(_PART_TYPES)}")
+        raise MessageError(field, f"unknown content part {kind!r:.80}; known are {sorted(_PART_TYPES)}")
     part = _PART_TYPES[kind]
-    for each in fields(part):
-        if str(each.type).startswith("str") and not isinstance(values.get(each.name, ""), str):
-            raise MessageError(f"{field}.{each.name}", "must be a string")
+    if part is ToolResultPart and isinstance(values.get("content"), list):
+        if any(isinstance(inner, dict) and inner.get("__part") in _TOOL_KINDS for inner in values["content"]):
+            raise MessageError(f"{field}.content", _NO_NESTING)
+        values["content"] = _revive(values["content"], f"{field}.content")
     try:
         return part(**values)
     except TypeError as error:
-        raise MessageError(field, f"does not fit {part.__name__}: {error}") from error
+        raise MessageError(field, f"does not fit {part.__name__}: {str(error)[:200]}") from error
 
 
 def _revive_usage(wire: dict[str, Any]) -> Usage:
     try:
-        usage = Usage(**wire)
+        return Usage(**wire)
     except TypeError as error:
-        raise MessageError("usage", str(error)) from error
-    if not (type(usage.input_tokens) is int and type(usage.output_tokens) is int and type(usage.estimated) is bool):
-        raise MessageError("usage", "token counts are whole numbers, 'estimated' is true or false")
-    return usage
+        raise MessageError("usage", str(error)[:200]) from error
 
 
 def _build(kind: type[Msg], values: dict[str, Any]) -> Msg:
-    if kind is Tht:
-        values.pop("name", None)
-        values.pop("role", None)
     for key in values:
-        if not isinstance(key, str) or (key in _RESERVED and key not in _FIELDS):
-            raise MessageError(str(key), "is not a name a field may have")
+        if not isinstance(key, str) or ((key in _RESERVED or key == "parsed") and key not in _FIELDS):
+            raise MessageError(f"{key!s:.100}", "is not a name a field may have")
     return kind(**values)
 
 
@@ -707,11 +728,23 @@ def _fill_extra(draft: _Draft, extra: dict[str, Any]) -> None:
     for key, value in extra.items():
         if key in _RESERVED or key.startswith("__"):
             raise MessageError(key, "is taken by Msg itself; choose another name for this field")
-        if key == "usage" and value is None:
-            continue
-        is_own = key == "parsed" or (key == "usage" and isinstance(value, Usage))
-        kept[_checked_text(key, "field name")] = value if is_own else freeze(value, key)
+        if key == "usage":
+            if value is not None:
+                kept[key] = _checked_usage(value)
+        else:
+            kept[_checked_text(key, "field name")] = value if key == "parsed" else freeze(value, key)
     draft._extra = kept or None
+
+
+def _checked_usage(usage: Any) -> Usage:
+    if not isinstance(usage, Usage):
+        raise MessageError("usage", f"must be a Usage, not {type(usage).__name__}")
+    for tokens in (usage.input_tokens, usage.output_tokens):
+        if type(tokens) is not int or not 0 <= tokens < 2**63:
+            raise MessageError("usage", f"token counts are whole numbers from 0, not {tokens!r:.80}")
+    if type(usage.estimated) is not bool:
+        raise MessageError("usage", "'estimated' is true or false")
+    return usage
 
 
 def _checked_text(value: Any, field: str) -> str:
@@ -740,7 +773,7 @@ def _checked_url(url: Any) -> str | FrozenList:
 
 def _role_or_error(role: Any) -> str:
     if role is not None:
-        raise MessageError("role", f"unknown role {role!r}; use one of {', '.join(ROLES)}")
+        raise MessageError("role", f"unknown role {role!r:.80}; use one of {', '.join(ROLES)}")
     warnings.warn("A message without a role gets the role 'assistant'.", AgentScopeWarning, stacklevel=3)
     return "assistant"
 
@@ -751,18 +784,23 @@ def _echo(msg: Msg) -> None:
     chat(msg)
 
 
-def _reseed() -> None:
-    """Make ids of this process different from those of any other, its parent included."""
-    global _id_prefix, _id_count
-    _id_prefix = os.urandom(10).hex()
-    _id_count = itertools.count()
+class _Ids:
+    """A random prefix for the process and a count: unique, and a tenth of uuid4's cost."""
+
+    def __init__(self) -> None:
+        self.reseed()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.reseed)
+
+    def reseed(self) -> None:
+        """Make ids of this process different from those of any other, its parent included."""
+        self._prefix = os.urandom(10).hex()
+        self._count = itertools.count()
+        self.lock = threading.Lock()  # another thread may have held the old one during the fork
+
+    def new(self) -> str:
+        return f"{self._prefix}{next(self._count):012x}"
 
 
-def _new_id() -> str:
-    # A random prefix for the process and a count: unique, and a tenth of uuid4's cost.
-    return f"{_id_prefix}{next(_id_count):012x}"
-
-
-_reseed()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reseed)
+_ids = _Ids()
+_new_id = _ids.new

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
-from .agents.base import AgentBase, Circle, deliver, tell
+from .agents._mail import Circle, deliver, tell
+from .agents.base import AgentBase
 from .errors import AgentScopeWarning
 from .message import Msg, as_msg
 

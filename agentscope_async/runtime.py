@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
-from weakref import WeakSet
 
 from anyio.lowlevel import RunVar
 
@@ -18,17 +17,18 @@ from . import _context, mailbox as _mailbox
 from ._rundir import RunDirectory
 from .errors import ConfigError, RuntimeClosedError
 from .events import Event, LetterBuried
-from .logging import ChatLog, get_logger
+from .logging import ChatLog, get_logger, level_number, setup_logger
 from .mailbox import Mailbox
-from .models.config import ModelConfigs, ModelRegistry
+from .models.config import ModelConfigs, ModelRegistry, load_configs, process_models
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from types import TracebackType
 
+    from .agents import AgentBase
     from .message import Msg
 
-__all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime"]
+__all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime", "init"]
 
 MAX_DEAD_LETTERS = 10_000
 MAX_UNREAD_EVENTS = 10_000
@@ -75,6 +75,8 @@ class Runtime:
     ``post`` and ``submit`` need one; asking does not. Agents made inside belong to it.
     Several may be open at once, in one process or one event loop, and share nothing.
     """
+
+    models: Any
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class Runtime:
         self._all_settled: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[asyncio.Task[None], Callable[[], None]] = {}
-        self._mailboxes: WeakSet[Mailbox] = WeakSet()
+        self._mailboxes: set[Mailbox] = set()  # those that may hold letters of ours
         self._readers: list[_EventReader] = []
 
     # -- the block --
@@ -269,6 +271,11 @@ class Runtime:
             assert self._all_settled is not None
             self._all_settled.set()
 
+    def finish(self, mailbox: Mailbox) -> None:
+        """Forget a mailbox that holds no more letters of ours."""
+        if mailbox.is_idle:
+            self._mailboxes.discard(mailbox)
+
     def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
         """Log a failed post; True: try again. After the last attempt it is a dead letter."""
         is_last = attempt >= self._post_attempts
@@ -394,3 +401,52 @@ def _brief(error: BaseException) -> str:
     except Exception:
         text = "<its text cannot be had>"
     return f"{type(error).__name__}: {text[:4096]}"
+
+
+def init(
+    model_configs: ModelConfigs | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    save_dir: str | Path = "./runs",
+    save_log: bool = True,
+    logger_level: str = "INFO",
+    agent_configs: dict[str, Any] | list[dict[str, Any]] | str | Path | None = None,
+) -> list[AgentBase]:
+    """Fill the process defaults, as AgentScope v0.0.2 does; scripts and notebooks need nothing else.
+
+    Reads the model configurations, makes the run directory, sets up the system log and
+    the chat (terminal, and ``logging.log`` and ``logging.chat`` with ``save_log``) and
+    builds the agents of ``agent_configs``: ``{"class": name, "args": {...}}``, a list of
+    these, or the path of a JSON file. Calling it again replaces the former set-up.
+
+    Returns:
+        The agents, in the order of ``agent_configs``.
+
+    Raises:
+        ConfigError: a configuration or the level is not valid.
+    """
+    level_number(logger_level)
+    if model_configs is not None:
+        process_models.read(model_configs, clear_existing=True)
+    run = RunDirectory(save_dir, project=project, name=name)
+    setup_logger(run.path if save_log else None, logger_level)
+    return [_make_agent(config) for config in load_configs(agent_configs or [], "agent")]
+
+
+def _make_agent(config: dict[str, Any]) -> AgentBase:
+    from . import agents
+
+    class_name = config.get("class")
+    found = getattr(agents, str(class_name), None)
+    if not (isinstance(found, type) and issubclass(found, agents.AgentBase)):
+        raise ConfigError(
+            f"Agent configuration names the class {class_name!r}, which is not an agent of this package."
+        )
+    arguments = config.get("args")
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"The configuration of a {class_name} needs 'args', an object of its arguments.")
+    try:
+        agent: AgentBase = found(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"The configuration of a {class_name} does not fit: {error}") from error
+    return agent

@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure what agentscope_async claims, beside plain asyncio in the same run.",
-        epilog="Ratios are taken inside a round and are what to compare; other work on the machine moves the rest.",
+        epilog="Compare the ratios: they are taken inside a round; other work on the machine moves the rest.",
     )
     commands = parser.add_subparsers(title="benchmarks", required=True, metavar="|".join(COMMANDS))
     for name in COMMANDS:

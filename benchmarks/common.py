@@ -64,7 +64,7 @@ class Series:
 
     def median(self, unit: str = "cpu_us") -> float:
         """Return the median over the rounds of ``cpu_us`` or ``wall_us``."""
-        return statistics.median(getattr(cost, unit) for cost in self.costs)
+        return float(statistics.median(getattr(cost, unit) for cost in self.costs))
 
     def ratios(self, other: Series, unit: str = "cpu_us") -> list[float]:
         """Return this system's cost as a multiple of the other's, round by round."""
@@ -100,7 +100,7 @@ def interleave(
             except Exception as error:  # a peer that breaks is a line in the table, not the end
                 if name not in may_fail:
                     raise
-                failures[name] = " ".join(f"{type(error).__name__}: {error}".split())
+                failures[name] = in_short(error)
             else:
                 if turn:
                     costs[name].append(cost)
@@ -121,6 +121,11 @@ def progress(text: str) -> None:
     """Show ``text`` in place on a terminal; an empty one clears the line."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def in_short(error: Exception) -> str:
+    """Return an error on one line of at most 200 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def resident_bytes() -> int:
@@ -161,7 +166,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return aligned plain text; numbers are given three significant digits."""
     cells = [[str(header) for header in headers], *([_shown(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
-    is_text = [not any(row[column][:1].isdigit() for row in cells[1:]) for column in range(len(headers))]
+    is_text = [not any(_is_number(row[column]) for row in cells[1:]) for column in range(len(headers))]
     lines = []
     for row in cells:
         padded = [
@@ -205,7 +210,7 @@ def plot_ratios(
     from matplotlib import pyplot as plt
 
     groups = list(dict.fromkeys(group for values in bars.values() for group in values))
-    figure, axes = plt.subplots(figsize=(max(7.0, 1.6 * len(groups)), 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(7.0, 3.0 + 1.3 * len(groups)), 4.5), layout="constrained")
     width = 0.8 / len(bars)
     for index, (system, values) in enumerate(bars.items()):
         places = [place - 0.4 + width * (index + 0.5) for place in range(len(groups))]
@@ -220,7 +225,7 @@ def plot_ratios(
     axes.set_yscale("log")
     axes.set_xticks(range(len(groups)), groups)
     axes.set_title(title)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=150)
     plt.close(figure)
     print(f"plot: {path}")
@@ -237,3 +242,7 @@ def _shown(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:,.0f}" if cell >= 100 else f"{cell:.3g}"
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "").isdigit()

@@ -4,7 +4,7 @@
 in the list and all it holds on to. The growth of the resident set shows what that costs
 the machine; it is taken in a second process, because tracing needs memory itself.
 
-``python -m benchmarks.footprint agents 100000 traced`` is one such process; it prints JSON.
+``python -m benchmarks.footprint agentscope_async 100000 traced`` is one such process; it prints JSON.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .common import progress, resident_bytes
 from .systems import Agents, DirectCalls, QueueActors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SYSTEMS = {system.name: system for system in (Agents, QueueActors, DirectCalls)}
 METERS: dict[str, Callable[[], int]] = {

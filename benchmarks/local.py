@@ -1,9 +1,9 @@
 """L1 to L6: messages inside one process, beside asyncio.Queue actors and direct calls.
 
   L1   one agent is asked again and again
-  L2   1,000 asks of one agent at once (gather)
-  L2b  one ask each of 1,000 agents at once
-  L2c  as L2, of an agent that gives way to the loop before it answers, so that all others queue
+  L2   1,000-way gather: one ask each of 1,000 agents at once
+  L2b  1,000 asks of one agent at once, none of which has to wait
+  L2c  the same of an agent that gives way to the loop before it answers: all but one have to queue
   L3   200,000 messages posted to one agent and handled; mailboxes of 1,000 on both sides
   L4   100,000 idle agents: making them, and the bytes each takes, new and after one message
   L5   50 agents in a hub, 200 answers heard and remembered by 49 others; an op is a delivery
@@ -13,16 +13,17 @@ Every request and every reply is a message really built, of the same type on all
 sides; L5 has real memories on all sides, the other rows none on any. The ratio is our
 CPU to the queue actor's in the same round, the median of the rounds (least to most).
 What is set up before and taken down after is not counted. Other frameworks join where
-they can be imported, with message types of their own.
+they can be imported, with message types of their own. The garbage collector keeps its
+thresholds; only what the imports left is frozen, so that a framework which happens to be
+installed does not make every collection slower for all sides.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
 import statistics
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import footprint, peers
 from .common import (
@@ -36,10 +37,15 @@ from .common import (
     table,
     write_json,
 )
-from .footprint import Footprint
 from .peers import Peer
 from .systems import Agents, DirectCalls, QueueActors
 from .workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from .footprint import Footprint
 
 OURS, QUEUE, DIRECT = Agents.name, QueueActors.name, DirectCalls.name
 BYTES_GATE = 450
@@ -62,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, write; 1 when a gate is missed under ``--strict``, else 0."""
     rows = _chosen(args.only)
     others, absent = ([], {}) if args.no_peers else peers.find("Adapter")
+    gc.collect()
+    gc.freeze()
     facts = machine_facts()
     print_facts(facts)
     rounds = 1 if args.smoke else max(1, args.rounds)
@@ -70,8 +78,10 @@ def run(args: argparse.Namespace) -> int:
     footprints = footprint.measure(1_000 if args.smoke else 100_000) if "L4" in rows else []
     if footprints:
         print(f"\n{_bytes_table(footprints, is_smoke=args.smoke)}")
-    if others or absent:
-        print(f"\n{_peer_table(results, others, absent)}")
+    if others:
+        print(f"\n{_peer_table(results, others)}")
+    if absent:
+        print("\n" + "\n".join(f"{name}: {reason}" for name, reason in absent.items()))
     missed = [] if args.smoke else _missed(results, footprints)
     print(
         "\nsmoke run: the figures mean nothing"
@@ -99,8 +109,9 @@ def _measure(row: str, rounds: int, others: list[type[Peer]], *, is_smoke: bool)
         return lambda: workload.run(system(workload.model_delay_s), *size)
 
     able = [peer for peer in others if row in peer.rows]
+    systems: list[Any] = [Agents, QueueActors, DirectCalls, *able]
     measures = {}
-    for system in (Agents, QueueActors, DirectCalls, *able):
+    for system in systems:
         share = system.share if issubclass(system, Peer) else 1.0
         warm_up = measure(system, *workload.smoke_size)
         measures[system.name] = warm_up, measure(system, max(1, round(first * share)), *rest)
@@ -149,7 +160,7 @@ def _is_gated(each: Footprint) -> bool:
     return each.system == OURS and each.meter == "traced"
 
 
-def _peer_table(results: Results, others: list[type[Peer]], absent: dict[str, str]) -> str:
+def _peer_table(results: Results, others: list[type[Peer]]) -> str:
     rows: list[list[object]] = []
     for name in (OURS, DIRECT, *(peer.name for peer in others)):
         measured = {row: series[name] for row, series in results.items() if name in series}
@@ -161,7 +172,7 @@ def _peer_table(results: Results, others: list[type[Peer]], absent: dict[str, st
         for row, series in results.items()
         if peer.name in series and series[peer.name].failure
     ]
-    return "\n".join([text, *failures, *(f"{name}: n/a: {reason}" for name, reason in absent.items())])
+    return "\n".join([text, *failures])
 
 
 def _peer_cell(series: Series | None, row: dict[str, Series]) -> object:

@@ -24,9 +24,9 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from agentscope_async.agents import AgentBase
 from agentscope_async.message import Msg
@@ -43,6 +43,9 @@ from .common import (
     table,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
 
 MODEL_DELAY_S = 1.0
 TUNED_THRESHOLDS = (200_000, 50, 1000)
@@ -71,7 +74,9 @@ class Counting(AgentBase):
 
     async def reply(self, x: Msg | None = None) -> Msg:
         memory, model = self.memory, self.model
-        assert x is not None and memory is not None and model is not None
+        assert x is not None
+        assert memory is not None
+        assert model is not None
         memory.add(x)
         response = await model(model.format(memory.get_memory()))
         answer = Msg(self.name, response.text, role="assistant")
@@ -124,7 +129,7 @@ async def sleep(count: int) -> Callable[[], None]:
     return lambda: _check_count(naps, count)
 
 
-SIDES: dict[str, Callable[[int], Awaitable[Callable[[], None]]]] = {
+SIDES: dict[str, Callable[[int], Coroutine[Any, Any, Callable[[], None]]]] = {
     "agents": ask_agents,
     "direct": call_directly,
     "sleep": sleep,
@@ -263,6 +268,6 @@ def _question(number: int) -> Msg:
     return Msg("user", f"What do you make of number {number}?", role="user")
 
 
-def _check_count(answers: list[object], count: int) -> None:
+def _check_count(answers: Sequence[object], count: int) -> None:
     if len(answers) != count:
         raise AssertionError(f"{len(answers)} answers to {count} calls")

@@ -8,18 +8,20 @@ first exchange in view. Systems that cannot be imported are named with the reaso
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agentscope_async.agents import DialogAgent
 from agentscope_async.message import Msg
 from agentscope_async.models import FunctionModel
 
 from . import peers
-from .common import machine_facts, table, write_json
+from .common import in_short, machine_facts, table, write_json
+
+if TYPE_CHECKING:
+    import argparse
 
 MODEL_DELAY_S = 0.05
 QUESTIONS = ("Q1", "Q2")
@@ -63,9 +65,11 @@ def run(args: argparse.Namespace) -> int:
     others, absent = peers.find("converse")
     accounts = [asyncio.run(_account(converse)) for converse in (ours, *others)]
     print(f"{' and '.join(QUESTIONS)} asked at once of one agent that remembers\n")
-    print(table(["system", "remembered afterwards", "the model was given", "intact"], map(_row, accounts)))
-    for name, reason in absent.items():
-        print(f"{name}: n/a: {reason}")
+    told = [_row(account) for account in accounts if account.failure is None]
+    print(table(["system", "remembered afterwards", "the model was given", "intact"], told))
+    failed = {account.system: account.failure for account in accounts if account.failure}
+    for name, reason in {**failed, **absent}.items():
+        print(f"{name}: {reason}")
     write_json(
         args.json,
         {"benchmark": "safety", "machine": machine_facts(), "accounts": [asdict(each) for each in accounts]},
@@ -82,7 +86,7 @@ async def ours(brain: Brain, questions: Sequence[str]) -> tuple[str, list[str]]:
     agent = DialogAgent("agent", sys_prompt="You answer.", model=FunctionModel(think))
     await asyncio.gather(*(agent(Msg("user", question, role="user")) for question in questions))
     assert agent.memory is not None
-    return "agentscope_async, DialogAgent", [msg.text for msg in agent.memory.get_memory()]
+    return "agentscope_async, DialogAgent", [str(msg["content"]) for msg in agent.memory.get_memory()]
 
 
 async def _account(converse: Converse) -> Account:
@@ -92,7 +96,8 @@ async def _account(converse: Converse) -> Account:
     except Exception as error:  # a peer that breaks is a line in the table
         if converse is ours:
             raise
-        return Account(converse.__module__, [], brain.calls, False, f"n/a: {type(error).__name__}: {error}")
+        name = converse.__module__.rpartition(".")[2]
+        return Account(name, [], brain.calls, is_intact=False, failure=f"n/a: {in_short(error)}")
     return Account(system, remembered, brain.calls, is_intact(remembered, brain.calls))
 
 
@@ -106,8 +111,6 @@ def is_intact(remembered: list[str], given: list[list[str]]) -> bool:
 
 
 def _row(account: Account) -> list[object]:
-    if account.failure:
-        return [account.system, " ".join(account.failure.split()), "", "n/a"]
     given = " | ".join(" ".join(call) for call in account.given)
     return [
         account.system,

@@ -169,7 +169,7 @@ class ModelledAgent(Modelled, AgentBase):
 class Agents(MsgSystem):
     """Agents of this package, with their defaults, inside a ``Runtime``."""
 
-    name = "agents"
+    name = "agentscope_async"
     kinds: ClassVar = {
         "echo": EchoAgent,
         "pausing": PausingAgent,
@@ -295,14 +295,17 @@ class ModelledActor(Modelled, QueueActor):
 class QueueActors(MsgSystem):
     """An ``asyncio.Queue`` and a resident task for each actor."""
 
-    name = "queue"
+    name = "asyncio.Queue"
     kinds: ClassVar = {
         "echo": EchoActor,
         "pausing": PausingActor,
         "listening": ListeningActor,
         "modelled": ModelledActor,
     }
-    _actors: Sequence[Any] = ()
+
+    def __init__(self, model_delay_s: float = 0.0) -> None:
+        super().__init__(model_delay_s)
+        self._actors: list[Any] = []
 
     async def __aexit__(self, *error: object) -> None:
         for actor in self._actors:
@@ -310,9 +313,10 @@ class QueueActors(MsgSystem):
         await asyncio.gather(*(actor.task for actor in self._actors), return_exceptions=True)
 
     async def spawn(self, kind: Kind, names: Sequence[str]) -> Sequence[Any]:
-        self._actors = await super().spawn(kind, names)
+        actors = await super().spawn(kind, names)
+        self._actors += actors
         await asyncio.sleep(0)  # lets each task start and wait at its queue
-        return self._actors
+        return actors
 
     def ask(self, agent: Any) -> Ask:
         return agent.ask  # type: ignore[no-any-return]
@@ -371,7 +375,7 @@ class ModelledObject(Modelled, PlainObject):
 class DirectCalls(MsgSystem):
     """``await thing.reply(msg)``: the floor, with none of an actor's promises."""
 
-    name = "direct"
+    name = "direct call"
     kinds: ClassVar = {
         "echo": EchoObject,
         "pausing": PausingObject,
@@ -380,7 +384,7 @@ class DirectCalls(MsgSystem):
     }
 
     def ask(self, agent: Any) -> Ask:
-        return agent.say if isinstance(agent, ListeningObject) else agent.reply  # type: ignore[no-any-return]
+        return agent.say if isinstance(agent, ListeningObject) else agent.reply
 
     def tell(self, agent: Any) -> Ask:
         return agent.reply  # type: ignore[no-any-return]

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from .base import AgentBase, AgentLike, Operator
+from .dialog import DialogAgent
+from .dict_dialog import DictDialogAgent
 from .stream import AgentStream
+from .text_to_image import TextToImageAgent
+from .user import UserAgent, UserSource
 
-__all__ = ["AgentBase", "AgentLike", "AgentStream", "Operator"]
+__all__ = [
+    "AgentBase",
+    "AgentLike",
+    "AgentStream",
+    "DialogAgent",
+    "DictDialogAgent",
+    "Operator",
+    "TextToImageAgent",
+    "UserAgent",
+    "UserSource",
+]

@@ -8,45 +8,39 @@ import itertools
 import re
 import time
 import warnings
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 from .. import _context
 from ..errors import (
     AgentScopeWarning,
-    AgentStoppedError,
     AskTimeoutError,
     ConfigError,
     DeadlockError,
     InvalidReplyError,
-    MailboxFullError,
     NoRuntimeError,
     ReplyExitError,
 )
-from .._tasks import run_all
 from ..events import TurnEnded, TurnStarted
 from ..mailbox import (
     DEFAULT_CAPACITY,
     Blocked,
-    Letter,
+    Mail,
     Mailbox,
     Overflow,
     Reply,
     Turn,
-    bury,
     check_options,
     current_turn,
     hand_on,
     hand_on_inline,
-    place_detached,
-    start,
-    work_inline,
 )
 from ..message import Msg, Speech, as_msg
+from ._mail import POST, Circle, Submission, announce, deliver, incoming, send, start_all
 from .stream import AgentStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ..memory import MemoryBase
     from ..models.base import ModelWrapperBase
@@ -66,16 +60,11 @@ AgentLike: TypeAlias = Operator
 _UNMADE: Any = object()
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
-_next_ask = itertools.count(1).__next__
-
-
-class Circle:
-    """Agents who hear what one of them says: a hub, or an audience."""
-
-    __slots__ = ("members",)
-
-    def __init__(self, members: Iterable[Any]) -> None:
-        self.members: list[Any] = list(members)
+_next_turn = itertools.count(1).__next__
+_current_task = cast("Callable[[], asyncio.Task[Any]]", asyncio.current_task)  # coroutines run in tasks
+_get_turn = current_turn.get
+_set_turn = current_turn.set
+_new_turn = object.__new__
 
 
 class AgentBase:
@@ -88,6 +77,9 @@ class AgentBase:
 
     Calling ``reply`` directly goes past the mailbox; call the agent.
     """
+
+    # A wrapper in subclasses that cannot do without; None is theirs to refuse.
+    model: Any
 
     __slots__ = ("name", "sys_prompt", "model", "_memory", "_mailbox", "_options", "_runtime", "_circles")
 
@@ -121,13 +113,17 @@ class AgentBase:
         Raises:
             ConfigError: the name, the model or an option is not valid.
         """
-        self.name = name if type(name) is str and name.isascii() and name.isprintable() and 0 < len(
+        self.name = (
             name
-        ) <= 200 else _checked_name(name)
+            if type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= 200
+            else _checked_name(name)
+        )
         self.sys_prompt = sys_prompt
         self._runtime = _context.find_runtime() if _context.open_runtimes else None
-        self.model = None if model is None and model_config_name is None else _find_model(
-            model, model_config_name, self._runtime
+        self.model = (
+            None
+            if model is None and model_config_name is None
+            else _find_model(model, model_config_name, self._runtime)
         )
         self._memory: Any = (_UNMADE if memory is None else memory) if use_memory else None
         self._mailbox: Mailbox | None = None
@@ -142,7 +138,7 @@ class AgentBase:
         super().__init_subclass__(**kwargs)
         own_observe = cls.__dict__.get("observe")
         if own_observe is not None:
-            cls.observe = _in_a_turn(own_observe)  # type: ignore[method-assign]
+            cls.observe = _in_a_turn(own_observe)  # type: ignore[method-assign,assignment]
             cls._observes_plainly = False
 
     # -- what subclasses write --
@@ -153,7 +149,7 @@ class AgentBase:
 
     # -- what callers use --
 
-    async def __call__(self, x: Any = None, /, *, _listener: Any = None, **kwargs: Any) -> Msg:
+    def __call__(self, x: Any = None, /, *, _listener: Any = None, **kwargs: Any) -> Coroutine[Any, Any, Msg]:
         """Ask: one turn of this agent, in this task, and its reply.
 
         ``x`` is a message, a bare string (a user's message), a list of messages, a
@@ -167,11 +163,10 @@ class AgentBase:
             InterruptedTurnError: ``interrupt`` ended the turn.
             AskTimeoutError: the runtime's ``ask_timeout_s`` ran out.
         """
-        if x is not None and type(x) is not Msg:
-            x = _incoming(x)
+        # Not `async`: the coroutine of the turn itself is handed out, one frame less for each ask.
         if _context.attentive:
-            return await self._watched(x, kwargs, _listener)
-        return await self._ask(x, kwargs, _listener)
+            return self._watched(x, kwargs, _listener)
+        return self._take_turn(self.reply, x, kwargs, True, _listener)
 
     def stream(self, x: Any = None, /, **kwargs: Any) -> AgentStream:
         """Ask, and hear the answer while it is being given: ``async with agent.stream(x) as s``.
@@ -186,15 +181,16 @@ class AgentBase:
 
         Raises:
             NoRuntimeError: there is no open runtime to do the work.
+            AgentStoppedError: the agent is stopped.
             MailboxFullError: the mailbox is full and its policy is ``"reject"``.
         """
         runtime = self._need_runtime("submit")
         mailbox = self.mailbox
-        letter = self._letter(runtime, x)
-        reply = Reply(self.name, mailbox, letter)
-        letter.errand = _Submission(reply, kwargs)
-        self._send(mailbox, letter, runtime)
-        return reply
+        errand = Submission(kwargs)
+        letter = Mail(self, incoming(x), errand, runtime)
+        errand.reply = Reply(self.name, mailbox, letter)
+        send(mailbox, letter, runtime)
+        return errand.reply
 
     async def post(self, x: Any = None, /) -> None:
         """Tell: place the message and go on; returns once the mailbox has admitted it.
@@ -204,6 +200,7 @@ class AgentBase:
 
         Raises:
             NoRuntimeError: there is no open runtime to do the work.
+            AgentStoppedError: the agent is stopped.
             MailboxFullError: the mailbox is full and its policy is ``"reject"``.
             DeadlockError: the mailbox is full and waits for the sender.
         """
@@ -213,9 +210,12 @@ class AgentBase:
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self.mailbox
-        letter = self._letter(runtime, x)
-        letter.errand = _POST
-        if not self._send(mailbox, letter, runtime) and mailbox.overflow == "wait" and mailbox.is_over_capacity():
+        letter = Mail(self, x if type(x) is Msg else incoming(x), POST, runtime)
+        letters = mailbox._letters
+        if letters is not None and len(letters) < mailbox.capacity:
+            runtime.accept(mailbox)
+            letters.append(letter)  # what send() does for an agent that has been busy a while
+        elif send(mailbox, letter, runtime) is False and mailbox.is_over_capacity():
             try:
                 await mailbox.admission(letter, current_turn.get())
             except BaseException:
@@ -236,7 +236,7 @@ class AgentBase:
         elif self._has_turn():
             self._remember(x)
         else:
-            await self._in_turn(self._observe_now, x)
+            await self._take_turn(self._observe_now, x)
 
     async def _observe_now(self, x: Any) -> None:
         self._remember(x)
@@ -246,9 +246,9 @@ class AgentBase:
 
         A :class:`Speech` is a piece of an answer and goes to the stream only.
         """
-        turn = current_turn.get()
-        if turn is not None and turn.extra is not None and turn.extra.listener is not None and turn.agent is self:
-            await turn.extra.listener.hear(content)
+        listener = self._listener()
+        if listener is not None:
+            await listener.hear(content)
         if isinstance(content, Speech):
             return
         msg = content if isinstance(content, Msg) else Msg(self.name, content, "assistant")
@@ -263,8 +263,7 @@ class AgentBase:
     @property
     def is_heard(self) -> bool:
         """Somebody streams the turn being handled, so speaking piece by piece is worth it."""
-        turn = current_turn.get()
-        return turn is not None and turn.agent is self and turn.extra is not None and turn.extra.listener is not None
+        return self._listener() is not None
 
     async def interrupt(self, reason: str | None = None) -> bool:
         """End the running turn: its asker gets InterruptedTurnError, the mailbox goes on.
@@ -342,7 +341,9 @@ class AgentBase:
         if unknown:
             raise ConfigError(f"Unknown settings for an agent: {', '.join(sorted(unknown))}.")
         if config.get("class", type(self).__name__) != type(self).__name__:
-            raise ConfigError(f"These are the settings of a {config['class']}, this is a {type(self).__name__}.")
+            raise ConfigError(
+                f"These are the settings of a {config['class']}, this is a {type(self).__name__}."
+            )
         name = _checked_name(config.get("name", self.name))
         options = (config.get("capacity", self._options[0]), config.get("overflow", self._options[1]))
         check_options(*options)
@@ -359,6 +360,7 @@ class AgentBase:
 
         Subclasses with more state add their own keys, and read them in :meth:`load_state`.
         """
+
         async def read(x: None) -> dict[str, Any]:
             memory = self.memory
             if memory is None:
@@ -367,7 +369,7 @@ class AgentBase:
 
         if self._has_turn():
             return await read(None)
-        state: dict[str, Any] = await self._in_turn(read, None)
+        state: dict[str, Any] = await self._take_turn(read, None)
         return state
 
     async def load_state(self, state: dict[str, Any]) -> None:
@@ -376,6 +378,7 @@ class AgentBase:
         Raises:
             MessageError: a message in it is not one; nothing is changed then.
         """
+
         async def write(x: None) -> None:
             if self.memory is not None:
                 self.memory.load(state.get("memory") or [], overwrite=True)
@@ -383,7 +386,7 @@ class AgentBase:
         if self._has_turn():
             await write(None)
         else:
-            await self._in_turn(write, None)
+            await self._take_turn(write, None)
 
     # -- audiences, AgentScope v0.0.2's way to share what is said; msghub is the easier one --
 
@@ -415,99 +418,97 @@ class AgentBase:
 
     # -- one turn --
 
-    async def _ask(self, x: Any, kwargs: dict[str, Any], listener: Any) -> Msg:
-        """Take a turn in this task, reply in it, tell the circles, pass the turn on."""
+    async def _take_turn(
+        self,
+        act: Callable[..., Awaitable[Any]],
+        x: Any = None,
+        kwargs: dict[str, Any] | None = None,
+        is_reply: bool = False,
+        listener: Any = None,
+        turn: Turn | None = None,
+    ) -> Any:
+        """Run ``act`` as one turn in this task: wait for it, run, tell the circles, pass it on.
+
+        With a ``turn`` that is open already (a letter's), its holder does the last two. One
+        flat function, because each further frame costs every ask a tenth of its time.
+        """
+        if x is not None and type(x) is not Msg:
+            x = incoming(x)
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self.mailbox
-        turn = Turn(self, current_turn.get())
-        if listener is not None:
-            turn.more().listener = listener
-        if mailbox._turn is None:
-            mailbox._turn = turn
-        else:
-            await mailbox.wait(turn)
+        is_ours = turn is None
+        if turn is None:
+            parent = _get_turn()
+            if parent is not None and parent.task is None:
+                parent = None  # the turn has ended in which this background task was made
+            if mailbox._turn is None:
+                turn = mailbox._turn = _new_turn(Turn)  # Turn(self, parent), at a third of its cost
+                turn.agent, turn.parent, turn.extra = self, parent, None
+            else:
+                turn = await mailbox.wait(self, parent)
+            if listener is not None:
+                turn.more().listener = listener
+        turn.task = task = _current_task()  # from here to the end of the turn it is always given up
+        cancels = task.cancelling()
+        began_at = self._report_start() if _context.attentive else None
+        memory = self._memory
+        mark = None if memory is None or memory is _UNMADE else memory.mark()
+        _set_turn(turn)
         try:
-            reply: Msg = await self._run(mailbox, turn, self.reply, x, kwargs, True)
-        except Exception:
-            await hand_on_inline(mailbox)
-            raise
-        except BaseException:
-            hand_on(mailbox)
-            raise
+            if is_ours and not _next_turn() & 63:
+                await asyncio.sleep(0)  # turns that never wait must not keep the loop from its timers
+            if type(x) is Reply:
+                x = await x
+            result = await (act(x, **kwargs) if kwargs else act(x))
+            if is_reply and type(result) is not Msg and not isinstance(result, Msg):
+                raise InvalidReplyError(self.name, result)
+            if turn.extra is not None or task.cancelling() != cancels:
+                _honour_cancellation(turn, task, cancels)
+        except BaseException as error:
+            reason = _explain(error, turn, task, cancels)
+            turn.task = None
+            if turn.parent is not None:
+                _set_turn(turn.parent)
+            self._undo(mailbox, memory, mark, began_at, reason)
+            if is_ours:
+                await hand_on_inline(mailbox) if isinstance(reason, Exception) else hand_on(mailbox)
+            if reason is error:
+                raise
+            raise reason from error
+        turn.task = None
+        if turn.parent is not None:  # else: an ended turn in the context is as good as none
+            _set_turn(turn.parent)
+        mailbox.handled += 1
+        if began_at is not None:
+            self._report_end(began_at, None)
         # Placed before the turn is passed on, so that listeners hear this reply before the next.
-        heard = self._announce(reply) if self._circles else None
+        heard = announce(self, result) if self._circles and is_reply else None
+        if not is_ours:
+            if heard:
+                start_all(heard, turn)
+            return result
         if mailbox._letters is None and mailbox._idle is None and not mailbox._stopped:
             mailbox._turn = None  # what release() does when nobody waits
         else:
             await hand_on_inline(mailbox)
         if heard:
             await deliver(heard)
-        return reply
-
-    async def _in_turn(self, act: Callable[[Any], Awaitable[Any]], x: Any) -> Any:
-        """Take a turn in this task and run something other than ``reply`` in it."""
-        mailbox = self.mailbox
-        turn = Turn(self, current_turn.get())
-        if mailbox._turn is None:
-            mailbox._turn = turn
-        else:
-            await mailbox.wait(turn)
-        try:
-            result = await self._run(mailbox, turn, act, x, {}, False)
-        except Exception:
-            await hand_on_inline(mailbox)
-            raise
-        except BaseException:
-            hand_on(mailbox)
-            raise
-        await hand_on_inline(mailbox)
         return result
 
-    async def _run(
-        self,
-        mailbox: Mailbox,
-        turn: Turn,
-        act: Callable[..., Awaitable[Any]],
-        x: Any,
-        kwargs: dict[str, Any],
-        is_reply: bool,
-    ) -> Any:
-        """Run ``act`` in an open turn; whatever it does, its work is over when this returns."""
-        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # coroutines run in tasks
-        turn.task = task
-        cancels = task.cancelling()
-        began_at = self._report_start() if _context.attentive else None
-        memory = self._memory
-        mark = None if memory is None or memory is _UNMADE else memory.mark()
-        current_turn.set(turn)
-        try:
-            if not _next_ask() & 63:
-                await asyncio.sleep(0)  # asks that never wait must not keep the event loop from its timers
-            if type(x) is Reply:
-                x = await x
-            result = await act(x, **kwargs)
-            if is_reply and type(result) is not Msg and not isinstance(result, Msg):
-                raise InvalidReplyError(self.name, result)
-            if turn.extra is not None or task.cancelling() != cancels:
-                _honour_cancellation(turn, task, cancels)
-        except BaseException as error:
-            mailbox.failed += 1
-            if not self.keeps_failed_turns:
-                self._roll_back(memory, mark)
-            reason = _explain(error, turn, task, cancels)
-            if began_at is not None:
-                self._report_end(began_at, reason)
-            if reason is error:
-                raise
-            raise reason from error
-        finally:
-            turn.task = None
-            current_turn.set(turn.parent)
-        mailbox.handled += 1
+    def _undo(
+        self, mailbox: Mailbox, memory: Any, mark: Any, began_at: float | None, reason: BaseException
+    ) -> None:
+        mailbox.failed += 1
         if began_at is not None:
-            self._report_end(began_at, None)
-        return result
+            self._report_end(began_at, reason)
+        if self.keeps_failed_turns:
+            return
+        if memory is _UNMADE and self._memory is not _UNMADE:
+            if self._memory is not None:
+                self._memory.clear()
+        elif mark is not None:
+            memory.rollback(mark)
 
     def _report_start(self) -> float | None:
         runtime = _context.find_runtime(self._runtime)
@@ -525,15 +526,22 @@ class AgentBase:
         """Ask under the runtime's time limit."""
         runtime = _context.find_runtime(self._runtime)
         limit_s = runtime.ask_timeout_s if runtime is not None else None
+        asking = self._take_turn(self.reply, x, kwargs, True, listener)
         if limit_s is None:
-            return await self._ask(x, kwargs, listener)
+            return cast("Msg", await asking)
         try:
             async with asyncio.timeout(limit_s) as limit:
-                return await self._ask(x, kwargs, listener)
+                return cast("Msg", await asking)
         except TimeoutError:
             if limit.expired():
                 raise AskTimeoutError(self.name, limit_s) from None
             raise
+
+    def _listener(self) -> Any:
+        turn = current_turn.get()
+        return (
+            turn.extra.listener if turn is not None and turn.extra is not None and self._has_turn() else None
+        )
 
     def _has_turn(self) -> bool:
         turn = current_turn.get()
@@ -546,191 +554,17 @@ class AgentBase:
         if memory is not None and x is not None:
             memory.add(as_msg(x) if isinstance(x, str) else x)
 
-    def _roll_back(self, memory: Any, mark: Any) -> None:
-        if memory is _UNMADE and self._memory is not _UNMADE:
-            if self._memory is not None:
-                self._memory.clear()
-        elif mark is not None:
-            memory.rollback(mark)
-
-    # -- sending --
-
     def _need_runtime(self, what: str) -> _context.RuntimeLike:
         runtime = _context.find_runtime(self._runtime)
         if runtime is None:
             raise NoRuntimeError(f"{what}() of agent {self.name!r}")
         return runtime
 
-    def _letter(self, runtime: _context.RuntimeLike, x: Any) -> Letter:
-        letter = Letter(Turn(self, None))
-        letter.runtime = runtime
-        letter.msg = x if x is None or type(x) is Msg else _incoming(x)
-        return letter
-
-    def _send(self, mailbox: Mailbox, letter: Letter, runtime: _context.RuntimeLike) -> bool | None:
-        """Place a detached letter; True when its turn came at once, None when it was dropped."""
-        runtime.accept(mailbox)
-        try:
-            placed = place_detached(mailbox, letter)
-        except BaseException:
-            runtime.settle()
-            raise
-        if placed:
-            start(mailbox, letter)
-        return placed
-
-    def _announce(self, msg: Msg) -> list[Letter]:
-        """Tell the circles. Idle plain listeners remember it here and now, others get a letter.
-
-        Returns the letters somebody has to see to: see :func:`deliver`.
-        """
-        listeners: Iterable[Any] = self._circles[0].members
-        if len(self._circles) > 1:  # in several circles, hear it once
-            listeners = {id(each): each for circle in self._circles for each in circle.members}.values()
-        open_letters: list[Letter] = []
-        for listener in listeners:
-            if listener is not self:
-                tell(listener, msg, open_letters)
-        return open_letters
-
-
-def tell(listener: Any, msg: Msg, open_letters: list[Letter]) -> None:
-    """Let one agent observe a message, in its place among others.
-
-    A listener that is idle and observes plainly remembers it now. What needs somebody to
-    run or to wait for is added to ``open_letters``.
-    """
-    mailbox = listener._mailbox
-    if mailbox is None:
-        mailbox = listener.mailbox
-    if mailbox._turn is None and listener._observes_plainly:
-        mailbox.handled += 1
-        memory = listener._memory
-        if memory is _UNMADE:
-            memory = listener.memory
-        if memory is not None:
-            memory.add(msg)
-        return
-    letter = Letter(Turn(listener, current_turn.get()))
-    letter.msg = msg
-    if listener._observes_plainly:
-        letter.note = listener._remember
-    else:
-        letter.errand = _OBSERVATION
-    try:
-        placed = place_detached(mailbox, letter)
-    except (AgentStoppedError, MailboxFullError) as error:
-        bury(letter, "not delivered", error)
-        return
-    if placed or mailbox.is_over_capacity():
-        open_letters.append(letter)
-
-
-async def deliver(letters: list[Letter]) -> None:
-    """See to the letters :func:`tell` left open: run those whose turn is open, wait for the others' admission."""
-    works = [deliver_one(letter) for letter in letters]
-    if len(works) == 1:
-        await works[0]
-    else:
-        await run_all(works)
-
-
-async def deliver_one(letter: Letter) -> None:
-    mailbox = letter.turn.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
-    if mailbox.turn is letter.turn:
-        await work_inline(mailbox, letter)
-        return
-    try:
-        await mailbox.admission(letter, current_turn.get())
-    except DeadlockError:
-        return  # it waits for us; the letter keeps its place
-
 
 class _Audience(Circle):
     """The listeners of one agent, set by ``reset_audience``."""
 
     __slots__ = ()
-
-
-class _Post:
-    """The errand of ``post``: reply, and drop the reply."""
-
-    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
-        agent: AgentBase = letter.turn.agent  # type: ignore[assignment]  # only agents post
-        runtime = letter.runtime
-        assert runtime is not None
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                reply = await agent._run(mailbox, letter.turn, agent.reply, letter.msg, {}, True)
-            except Exception as error:
-                if not runtime.report_failure(agent.name, letter.msg, error, attempt):
-                    return
-                letter.turn.extra = None
-            else:
-                if agent._circles:
-                    start_all(agent._announce(reply), runtime)
-                return
-
-    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
-        assert letter.runtime is not None
-        letter.runtime.bury(letter.turn.agent.name, letter.msg, reason, error)
-
-
-class _Submission:
-    """The errand of ``submit``: reply, and keep the reply for whoever awaits it."""
-
-    __slots__ = ("_reply", "_kwargs")
-
-    def __init__(self, reply: Reply, kwargs: dict[str, Any]) -> None:
-        self._reply = reply
-        self._kwargs = kwargs
-
-    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
-        agent: AgentBase = letter.turn.agent  # type: ignore[assignment]  # only agents submit
-        future = self._reply._future
-        try:
-            reply = await agent._run(mailbox, letter.turn, agent.reply, letter.msg, self._kwargs, True)
-        except Exception as error:
-            future.set_exception(error)
-        else:
-            assert letter.runtime is not None
-            if agent._circles:
-                start_all(agent._announce(reply), letter.runtime)
-            future.set_result(reply)
-
-    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
-        if not self._reply._future.done():
-            self._reply._future.set_exception(error)
-
-
-class _Observation:
-    """The errand of a hub's message to an agent with an ``observe`` of its own."""
-
-    async def __call__(self, mailbox: Mailbox, letter: Letter) -> None:
-        agent: AgentBase = letter.turn.agent  # type: ignore[assignment]  # only agents observe
-        try:
-            await agent._run(mailbox, letter.turn, agent.observe, letter.msg, {}, False)
-        except Exception as error:
-            bury(letter, "observe failed", error)
-
-    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
-        bury(letter, reason, error)
-
-
-_POST = _Post()
-_OBSERVATION = _Observation()
-
-
-def start_all(letters: list[Letter], runtime: _context.RuntimeLike) -> None:
-    """Have a runtime run the letters whose turn is open (it does not wait for the others' admission)."""
-    for letter in letters:
-        mailbox: Mailbox = letter.turn.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
-        if mailbox.turn is letter.turn:
-            letter.runtime = runtime
-            runtime.accept(mailbox)
-            start(mailbox, letter)
 
 
 def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any], Awaitable[None]]:
@@ -741,7 +575,7 @@ def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any,
         if self._has_turn():
             await observe(self, x)
         else:
-            await self._in_turn(functools.partial(observe, self), x)
+            await self._take_turn(functools.partial(observe, self), x)
 
     return observe_in_turn
 
@@ -777,15 +611,6 @@ def _is_being_closed(task: asyncio.Task[Any]) -> bool:
         return asyncio.current_task() is not task
     except RuntimeError:
         return True
-
-
-def _incoming(x: Any) -> Any:
-    """Return what ``reply`` is to get for what a caller gave."""
-    if isinstance(x, (Msg, Reply)):
-        return x
-    if isinstance(x, (list, tuple)):
-        return [as_msg(each) for each in x]
-    return as_msg(x)
 
 
 def _find_model(model: Any, model_config_name: str | None, runtime: Any) -> Any:

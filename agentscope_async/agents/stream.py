@@ -39,7 +39,9 @@ class AgentStream:
         """
         task = self._task
         if task is None or not task.done() or task.cancelled():
-            raise RuntimeError("The turn has not ended: read the stream with `async for` before asking for .msg")
+            raise RuntimeError(
+                "The turn has not ended: read the stream with `async for` before asking for .msg"
+            )
         return task.result()
 
     async def __aenter__(self) -> Self:

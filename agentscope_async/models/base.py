@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 import orjson
 
@@ -14,7 +14,7 @@ from ..errors import BadResponse, ConfigError
 from ..message import Msg, Speech, ToolCallPart, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
 __all__ = ["Messages", "ModelResponse", "ModelStream", "ModelWrapperBase", "ParseFunc"]
@@ -63,7 +63,12 @@ class ModelResponse:
     request_id: str | None = None
 
     def __str__(self) -> str:
-        shown = {"text": self.text, "embedding": self.embedding, "image_urls": self.image_urls, "raw": self.raw}
+        shown = {
+            "text": self.text,
+            "embedding": self.embedding,
+            "image_urls": self.image_urls,
+            "raw": self.raw,
+        }
         return orjson.dumps(shown, default=str, option=orjson.OPT_INDENT_2).decode()
 
 
@@ -86,7 +91,9 @@ class ModelStream:
             RuntimeError: the stream has not been read to its end.
         """
         if self._response is None:
-            raise RuntimeError("The stream has not ended: read it with `async for` before asking for .response")
+            raise RuntimeError(
+                "The stream has not ended: read it with `async for` before asking for .response"
+            )
         return self._response
 
     async def __aenter__(self) -> Self:
@@ -173,11 +180,11 @@ class ModelWrapperBase(ABC):
         for _ in range(max_retries or DEFAULT_PARSE_ATTEMPTS):
             response = await self._call(messages, {**self.generate_args, **args})
             try:
-                return await _maybe_await(parse_func(response))
+                return cast("ModelResponse", await _maybe_await(parse_func(response)))
             except Exception as problem:  # whatever the user's parser finds wrong means: ask again
                 error = problem
         if fault_handler is not None:
-            return await _maybe_await(fault_handler(response))
+            return cast("ModelResponse", await _maybe_await(fault_handler(response)))
         raise BadResponse(
             f"No answer of {self.model_name} could be parsed by {getattr(parse_func, '__name__', parse_func)!s}: {error}",
             provider=self.model_type,
@@ -189,7 +196,7 @@ class ModelWrapperBase(ABC):
         """Return the answer as it is being given; see :class:`ModelStream`."""
         return ModelStream(self._stream(messages, {**self.generate_args, **args}))
 
-    def format(self, *msgs: Msg | list[Msg] | None, me: str | None = None) -> Messages:
+    def format(self, *msgs: Msg | Sequence[Any] | None, me: str | None = None) -> Messages:
         """Turn messages into what the model takes: ``[{"role", "name", "content"}, ...]``.
 
         None is left out, lists are flattened. With ``me``, that agent's own messages get the
@@ -218,7 +225,7 @@ class ModelWrapperBase(ABC):
         yield response
 
 
-def flatten(msgs: tuple[Msg | list[Msg] | None, ...] | list[Any]) -> Iterator[Msg]:
+def flatten(msgs: Iterable[Any]) -> Iterator[Msg]:
     """Yield the messages in nested lists, in order; None is left out."""
     for item in msgs:
         if isinstance(item, Msg):

@@ -37,7 +37,7 @@ class ModelRegistry:
         Raises:
             ConfigError: an entry is not an object, or has no ``config_name`` or ``model_type``.
         """
-        loaded = _load(configs)
+        loaded = load_configs(configs, "model")
         for config in loaded:
             _check(config)
         if clear_existing:
@@ -46,7 +46,9 @@ class ModelRegistry:
             name = config["config_name"]
             if name in self._configs:
                 warnings.warn(
-                    f"config_name {name!r} is known already; the first one stays.", AgentScopeWarning, stacklevel=3
+                    f"config_name {name!r} is known already; the first one stays.",
+                    AgentScopeWarning,
+                    stacklevel=3,
                 )
                 continue
             self._configs[name] = config
@@ -96,7 +98,9 @@ def find_model(model: ModelWrapperBase | str | None, runtime: Any = None) -> Mod
     if isinstance(model, ModelWrapperBase):
         return model
     if not isinstance(model, str):
-        raise ConfigError(f"A model is a wrapper, a config name or 'provider:model', not {type(model).__name__}.")
+        raise ConfigError(
+            f"A model is a wrapper, a config name or 'provider:model', not {type(model).__name__}."
+        )
     if runtime is not None and model in runtime.models:
         return cast("ModelWrapperBase", runtime.models.load(model))
     return process_models.load(model)
@@ -106,7 +110,12 @@ process_models = ModelRegistry()
 """The configurations ``init()`` reads: those of programs that open no runtime."""
 
 
-def _load(configs: ModelConfigs) -> list[dict[str, Any]]:
+def load_configs(configs: ModelConfigs, kind: str) -> list[dict[str, Any]]:
+    """Return configurations given as a dict, a list of dicts, or the path of a JSON file with either.
+
+    Raises:
+        ConfigError: something in it is not an object.
+    """
     if isinstance(configs, (str, Path)):
         try:
             configs = orjson.loads(Path(configs).read_bytes())
@@ -114,12 +123,14 @@ def _load(configs: ModelConfigs) -> list[dict[str, Any]]:
             raise ConfigError(f"{configs} is not JSON: {error}") from error
     if isinstance(configs, dict):
         return [dict(configs)]
-    if isinstance(configs, (list, tuple)):
-        for index, config in enumerate(configs):
-            if not isinstance(config, dict):
-                raise ConfigError(f"Model configuration {index} is {type(config).__name__}, not an object.")
-        return [dict(config) for config in configs]
-    raise ConfigError(f"Model configurations are a dict, a list or a path, not {type(configs).__name__}.")
+    if not isinstance(configs, (list, tuple)):
+        raise ConfigError(
+            f"The {kind} configurations are a dict, a list or a path, not {type(configs).__name__}."
+        )
+    for index, config in enumerate(configs):
+        if not isinstance(config, dict):
+            raise ConfigError(f"The {kind} configuration {index} is {type(config).__name__}, not an object.")
+    return [dict(config) for config in configs]
 
 
 def _check(config: dict[str, Any]) -> None:
@@ -127,7 +138,9 @@ def _check(config: dict[str, Any]) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigError("A model configuration needs a 'config_name'.")
     if not isinstance(config.get("model_type"), str):
-        raise ConfigError(f"Model configuration {name!r} needs a 'model_type', one of {', '.join(_known_types())}.")
+        raise ConfigError(
+            f"Model configuration {name!r} needs a 'model_type', one of {', '.join(_known_types())}."
+        )
 
 
 def _known_types() -> list[str]:
@@ -143,7 +156,9 @@ def _make(config: dict[str, Any]) -> ModelWrapperBase:
     if model_type not in known:
         near = difflib.get_close_matches(model_type, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"Unknown model_type {model_type!r} in {config['config_name']!r}; {hint}known: {known}.")
+        raise ConfigError(
+            f"Unknown model_type {model_type!r} in {config['config_name']!r}; {hint}known: {known}."
+        )
     try:
         return ModelWrapperBase._types[model_type](**arguments)
     except TypeError as error:

@@ -80,7 +80,12 @@ class ScriptedModel(FakeModel):
     model_type = "fake_scripted"
 
     def __init__(
-        self, answers: Iterable[Scripted] = (), config_name: str | None = None, *, loop: bool = False, **kwargs: Any
+        self,
+        answers: Iterable[Scripted] = (),
+        config_name: str | None = None,
+        *,
+        loop: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Take the answers in order; ``loop=True`` starts again at the end."""
         super().__init__(config_name, **kwargs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import difflib
 import importlib.util
 import os
@@ -64,10 +63,11 @@ INSTALL = """\
 class LocalModel(ModelWrapperBase):
     """A model in this process; wrappers with the same file and options share one.
 
-    It is loaded in a thread by the first call (about 0.6 s) and stays until :meth:`aclose`
-    or the end of the process. ``parallel`` calls are decoded together, further ones wait in
-    the order they came. Cancelling a call, or leaving its stream, returns at once; decoding
-    stops with the next token (a prompt being read: ``READ_TOKENS`` later).
+    The first call loads it in a thread (0.6 s; for 0.35 s of it, longer with larger weights,
+    xllamacpp keeps all Python threads waiting), and it stays until :meth:`aclose` or the end
+    of the process. ``parallel`` calls are decoded together, further ones wait in the order
+    they came. Cancelling a call, or leaving its stream, returns at once; decoding stops with
+    the next token (while a prompt is being read: after at most ``READ_TOKENS`` of them).
 
     Arguments of a call, and of ``generate_args``: ``max_tokens`` (default: until the slot's
     ``ctx`` is full), ``temperature`` (0 always takes the likeliest token), ``top_p``,
@@ -141,7 +141,8 @@ class LocalModel(ModelWrapperBase):
     async def _stream(
         self, messages: Messages, args: dict[str, Any]
     ) -> AsyncGenerator[Speech | ModelResponse, None]:
-        call = _Call(_body(messages, args))
+        given = _checked(args)
+        call = _Call(_body(messages, given))
         said: dict[str, list[str]] = {"text": [], "thinking": []}
         finish, last = None, {}
         _ask(self._options, call)
@@ -158,8 +159,10 @@ class LocalModel(ModelWrapperBase):
                             yield Speech(kind, piece)
         finally:
             call.is_cancelled = True  # of no effect on an engine that has finished
+        if "usage" not in last:
+            raise self._error(RuntimeError("the engine stopped before it had finished."))
         text = "".join(said["text"])
-        if finish == "length" and args.get("response_format") is not None:
+        if finish == "length" and "response_format" in given:
             self._check_whole(text)
         yield ModelResponse(
             text,
@@ -301,9 +304,17 @@ class _Engine:
 
 
 def _load(options: _Options) -> Any:
-    """Load the weights and return the ``xllamacpp.Server``; takes about half a second."""
+    """Load the weights and return the ``xllamacpp.Server``.
+
+    Its constructor holds Python's global lock (0.35 s for SmolLM2), which a thread does not
+    help against; so the time it takes is kept short, and the disk is read before.
+    """
     import xllamacpp
 
+    with open(options.path, "rb", buffering=0) as weights:
+        page = bytearray(2**20)
+        while weights.readinto(page):
+            pass
     params = xllamacpp.CommonParams()
     params.model.path = options.path
     params.model_alias = {Path(options.path).stem}
@@ -311,9 +322,8 @@ def _load(options: _Options) -> Any:
     params.n_ctx = options.ctx * options.parallel
     params.n_batch = params.n_ubatch = READ_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-    params.cache_ram_mib = (
-        0  # its cache of old prompts may grow to 8 GiB; each slot's last prompt is kept anyway
-    )
+    params.cache_ram_mib = 0  # a cache of old prompts, 8 GiB by default; slots keep their last one anyway
+    params.fit_params = params.warmup = False  # 0.2 s less under the lock
     # A last message of the assistant is a message to answer, as with any other model, not
     # one to continue; and two of them would be an error.
     params.prefill_assistant = False
@@ -328,17 +338,30 @@ def _load(options: _Options) -> Any:
     with tempfile.TemporaryDirectory(prefix="local-model-") as folder:
         if os.name == "posix" and len(folder) < 90:  # the path of a socket has room for 104 bytes on macOS
             params.hostnames = [f"{folder}/http.sock"]
-        return xllamacpp.Server(params)
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError as error:  # it says no more than "Failed to init server"
+            raise RuntimeError(
+                f"{options.path} cannot be loaded: it is no GGUF file that llama.cpp knows, or there "
+                f"is no memory for it and {options.parallel} slots of {options.ctx} tokens."
+            ) from error
 
 
 _lock = threading.Lock()
 _engines: dict[_Options, _Engine] = {}
 _engines_alive: set[_Engine] = set()
 """Also those that are retired and not yet freed."""
+_owner_pid: int | None = None
+"""The process that has engines; one forked from it has their memory, but not their threads."""
 
 
 def _ask(options: _Options, call: _Call) -> None:
+    global _owner_pid
+    if _owner_pid not in (None, os.getpid()):
+        call.hear(RuntimeError("cannot answer in a process forked from one that has loaded it; use 'spawn'."))
+        return
     with _lock:  # a call gets in line before an engine is retired, or goes to the next one
+        _owner_pid = os.getpid()
         if options not in _engines:
             _engines[options] = _Engine(options)
             _engines_alive.add(_engines[options])
@@ -346,6 +369,8 @@ def _ask(options: _Options, call: _Call) -> None:
 
 
 def _retire(options: _Options) -> _Engine | None:
+    if _owner_pid != os.getpid():
+        return None
     with _lock:
         engine = _engines.pop(options, None)
         if engine is not None:
@@ -353,26 +378,12 @@ def _retire(options: _Options) -> _Engine | None:
         return engine
 
 
+@atexit.register
 def _end_all() -> None:
-    """End all engines while Python still works: their threads crash when they outlive it."""
-    for engine in list(_engines_alive):
-        engine.end()
-
-
-def _forget_all() -> None:
-    """Start afresh in a forked child, which has the engines' memory but not their threads."""
-    global _lock
-    _lock = threading.Lock()
-    for engine in _engines_alive:
-        # Its destructor would wait for a thread that does not exist here: keep it from running.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine.server))
-    _engines.clear()
-    _engines_alive.clear()
-
-
-atexit.register(_end_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    """End all engines while Python still works: their threads would crash if they outlived it."""
+    if _owner_pid == os.getpid():
+        for engine in list(_engines_alive):
+            engine.end()
 
 
 # -- weights and arguments --
@@ -404,13 +415,13 @@ def _file(path: str | os.PathLike[str]) -> Path:
     return full
 
 
-def _body(messages: Messages, args: dict[str, Any]) -> bytes:
+def _body(messages: Messages, given: dict[str, Any]) -> bytes:
     body = {
         "messages": messages,
         "stream": True,  # also for whole answers: a call can be stopped between chunks
         "stream_options": {"include_usage": True},
         "return_progress": True,  # gives chunks, and so chances to stop, while a prompt is being read
-        **_checked(args),
+        **given,
     }
     try:
         return orjson.dumps(body)
@@ -420,7 +431,7 @@ def _body(messages: Messages, args: dict[str, Any]) -> bytes:
 
 def _checked(args: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments in llama.cpp's form; those that are None are left to its defaults."""
-    given = {key: value for key, value in args.items() if value is not None}
+    given = {key: value for key, value in args.items() if value not in (None, {"type": "text"})}
     if given.get("tools") or "tool_choice" in given:
         raise ConfigError(
             "A local model has no native tools (its template has no place for them): "
@@ -455,7 +466,7 @@ def _json_schema_form(wanted: Any) -> dict[str, Any]:
         return _named(wanted.__name__, wanted.model_json_schema())
     if not isinstance(wanted, dict):
         raise ConfigError(f"response_format must be a pydantic model or a JSON schema, got {wanted!r}.")
-    if wanted.get("type") in ("json_object", "text"):
+    if wanted.get("type") == "json_object":
         return wanted
     if wanted.get("type") != "json_schema":
         return _named("answer", wanted)

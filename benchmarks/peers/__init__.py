@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from agentscope_async.models import EchoModel
 
+from ..common import in_short
 from ..systems import TEXT, Ask, Kind
 
-FILES = ("agentscope", "autogen_core", "autogen_agentchat", "langgraph", "openai_agents", "xoscar")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+FILES = {
+    "Adapter": ("agentscope", "autogen_core", "xoscar"),
+    "converse": ("agentscope", "autogen_agentchat", "langgraph", "openai_agents"),
+}
+"""What is looked for, and the files that have it."""
 
 
 class Peer:
@@ -63,17 +70,16 @@ class Peer:
         raise NotImplementedError
 
 
-def find(attribute: str) -> tuple[list[Any], dict[str, str]]:
-    """Return the ``Adapter`` or ``converse`` of each framework here, and why others are not: file -> reason."""
+def find(what: Literal["Adapter", "converse"]) -> tuple[list[Any], dict[str, str]]:
+    """Return that of each framework which can be imported, and file -> reason for the others."""
     found, absent = [], {}
-    for file in FILES:
+    for file in FILES[what]:
         try:
-            module = _quietly_imported(file)
+            found.append(getattr(_quietly_imported(file), what))
+        except ModuleNotFoundError as error:
+            absent[file] = f"n/a: {error.name} is not installed"
         except Exception as error:  # whatever an import of somebody else's package may raise
-            absent[file] = " ".join(f"{type(error).__name__}: {error}".split())
-        else:
-            if hasattr(module, attribute):
-                found.append(getattr(module, attribute))
+            absent[file] = f"n/a: {in_short(error)}"
     return found, absent
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentscope.agent import Agent
 from agentscope.credential import CredentialBase
+from agentscope.formatter import OpenAIChatFormatter
 from agentscope.message import Msg, TextBlock, UserMsg
 from agentscope.model import ChatModelBase, ChatResponse
-from pydantic import BaseModel
 
 from ..systems import TEXT, Ask, Kind
 from . import Peer
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from ..safety import Brain
 
 NAME = f"AgentScope {version('agentscope')}"
@@ -26,7 +27,8 @@ class FakeModel(ChatModelBase):
     """Answers with what ``answer`` makes of the texts it is given."""
 
     def __init__(self, answer: Callable[[list[str]], Awaitable[str]]) -> None:
-        super().__init__(CredentialBase(), "fake", BaseModel(), stream=False)
+        super().__init__(CredentialBase(), "fake", self.Parameters(), stream=False)
+        self.formatter = OpenAIChatFormatter()  # agents look up what media it takes
         self._answer = answer
 
     async def _call_api(
@@ -69,9 +71,7 @@ class Adapter(Peer):
         return TEXT
 
     async def _say_back(self, heard: list[str]) -> str:
-        question = [text for text in heard if not text.startswith("<")][
-            -1
-        ]  # the last may be an injected hint
+        question = [text for text in heard if text][-1]  # a message of its own comes last, without text
         return (await self.model([{"role": "user", "content": question}])).text or ""
 
 

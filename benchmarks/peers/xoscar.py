@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import xoscar
 
 from ..systems import TEXT, Ask, Kind
 from . import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass

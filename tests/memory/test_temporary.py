@@ -114,6 +114,12 @@ def test_K01_a_small_memory_makes_no_ids():
     assert [msg._id for msg in msgs] == [None] * SMALL
 
 
+def test_K01_a_large_memory_looks_messages_up_by_id():
+    msgs = sayings(SMALL + 2)
+    memory = holding(msgs)
+    assert list(memory._ids) == [msg.id for msg in msgs]
+
+
 @pytest.mark.parametrize("bad", ["hello", 3, {1}, object(), b"x", iter([])])
 def test_K01_add_refuses_anything_else_and_says_what_to_do(bad):
     memory = TemporaryMemory()
@@ -455,7 +461,8 @@ async def test_K06_vectors_survive_a_deletion_of_others_and_go_with_their_messag
     assert compass.asked == ["east", "north", "east"]
 
 
-async def test_K06_what_is_added_and_deleted_while_the_model_works_does_no_harm():
+@pytest.mark.parametrize("deleting", [False, True])
+async def test_K06_what_is_added_and_deleted_while_the_model_works_does_no_harm(deleting):
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(text):
@@ -467,13 +474,14 @@ async def test_K06_what_is_added_and_deleted_while_the_model_works_does_no_harm(
     memory = holding([east, north], embedding_model=slow)
     search = asyncio.create_task(memory.retrieve_by_embedding([1, 0], top_k=3))
     await started.wait()
-    memory.delete(0)
     memory.add(say("west"))
+    if deleting:
+        memory.delete(0)
     go_on.set()
 
     assert [hit["memory"] for hit in await search] == [east, north]
-    assert memory.size() == 2
-    assert east.id not in memory._ids
+    assert memory.size() == 3 - deleting
+    assert (east.id in memory._ids) is not deleting
 
 
 async def test_K06_a_failing_model_is_heard_as_it_is_and_what_it_made_before_is_kept():

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import subprocess
 import sys
+import textwrap
 import threading
 from typing import Any
 
@@ -314,9 +316,17 @@ async def test_json_cut_off_by_max_tokens_is_a_bad_response(server, weights):
     assert caught.value.raw == '{"name": "An'
 
 
-async def test_plain_text_cut_off_by_max_tokens_is_an_answer(server, weights):
+@pytest.mark.parametrize("wanted", [None, {"type": "text"}])
+async def test_plain_text_cut_off_by_max_tokens_is_an_answer(wanted, server, weights):
     server.finish = "length"
-    assert (await LocalModel(model_path=weights)(HELLO)).finish_reason == "length"
+    answer = await LocalModel(model_path=weights)(HELLO, response_format=wanted)
+    assert (answer.text, answer.finish_reason) == ("Good day", "length")
+
+
+async def test_answer_that_never_finishes_is_an_error(server, weights, monkeypatch):
+    monkeypatch.setattr(server, "handle_chat_completions", lambda body, on_chunk: None)
+    with pytest.raises(ModelError, match="before it had finished"):
+        await LocalModel(model_path=weights)(HELLO)
 
 
 async def test_two_first_callers_load_once(server, weights):
@@ -670,9 +680,18 @@ async def test_file_that_is_no_model_is_an_error(tmp_path):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
     model = LocalModel(model_path=path, parallel=1)
-    with pytest.raises(ModelError, match="broken"):
+    with pytest.raises(ModelError, match=r"broken\.gguf cannot be loaded"):
         await model(HELLO)
     await model.aclose()
+
+
+@real
+@pytest.mark.skipif(os.name != "posix", reason="a socket file is for POSIX")
+async def test_real_model_listens_where_nobody_can_reach_it(smol):
+    await smol(HELLO)
+    scheme, _, path = local._engines[smol._options].server.listening_address.partition("://")
+    assert scheme == "unix"
+    assert not os.path.exists(os.path.dirname(path))
 
 
 @real
@@ -715,27 +734,33 @@ SCRIPTS = {
         sys.exit(3)
     """,
     "forked child": """
+        from agentscope_async.errors import ModelError
+        async def child_asks():
+            try:
+                await model(story)
+            except ModelError as error:
+                await model.aclose()
+                return 4 if "forked" in str(error) else 1
         asyncio.run(model(story, max_tokens=2))
         warnings.simplefilter("ignore")
         child = os.fork()
-        answer = asyncio.run(model(story, max_tokens=2))
-        if child:
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-            print("done", flush=True)
+        if not child:
+            os._exit(asyncio.run(child_asks()))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+        asyncio.run(model(story, max_tokens=2))
+        print("done", flush=True)
         sys.exit(3)
     """,
 }
 
 
 @real
-@pytest.mark.parametrize("story", SCRIPTS.values(), ids=SCRIPTS.keys())
-def test_process_ends_cleanly_and_silently(story):
-    if "fork" in story and sys.platform == "win32":
+@pytest.mark.parametrize("case", SCRIPTS)
+def test_process_ends_cleanly_and_silently(case):
+    if case == "forked child" and not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
-    import textwrap
-
     program = "import asyncio, os, sys, threading, warnings\n"
     program += "from agentscope_async.models.local import by_name\n"
-    program += f"model = by_name('smollm2')\nstory = {STORY!r}\n{textwrap.dedent(story)}"
+    program += f"model = by_name('smollm2')\nstory = {STORY!r}\n{textwrap.dedent(SCRIPTS[case])}"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "done\n", "")

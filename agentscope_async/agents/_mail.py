@@ -1,0 +1,208 @@
+"""Mail nobody waits for: posts, submissions and what is heard in a hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._tasks import run_all
+from ..errors import AgentStoppedError, DeadlockError, MailboxFullError
+from ..mailbox import Letter, Mail, Mailbox, Note, Reply, bury, current_turn, start, work_inline
+from ..message import Msg, as_msg
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from .._context import RuntimeLike
+
+__all__ = ["POST", "Circle", "Submission", "announce", "deliver", "incoming", "send", "start_all", "tell"]
+
+
+class Circle:
+    """Agents who hear what one of them says: a hub, or an audience."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: Iterable[Any]) -> None:
+        self.members: list[Any] = list(members)
+
+
+def incoming(x: Any) -> Any:
+    """Return what ``reply`` is to get for what a caller gave."""
+    if x is None or isinstance(x, (Msg, Reply)):
+        return x
+    if isinstance(x, (list, tuple)):
+        return [as_msg(each) for each in x]
+    return as_msg(x)
+
+
+def send(mailbox: Mailbox, letter: Mail, runtime: RuntimeLike) -> bool | None:
+    """Place a letter in a runtime's name; see :meth:`Mailbox.place`."""
+    runtime.accept(mailbox)
+    try:
+        placed = mailbox.place(letter)
+    except BaseException:
+        runtime.settle()
+        raise
+    if placed:
+        start(mailbox, letter)
+    return placed
+
+
+def announce(speaker: Any, msg: Msg) -> list[Letter]:
+    """Tell the speaker's circles; returns what :func:`tell` left open."""
+    circles = speaker._circles
+    listeners: Iterable[Any] = circles[0].members
+    if len(circles) > 1:  # in several circles, hear it once
+        listeners = {id(each): each for circle in circles for each in circle.members}.values()
+    open_letters: list[Letter] = []
+    for listener in listeners:
+        if listener is not speaker:
+            tell(listener, msg, open_letters)
+    return open_letters
+
+
+def tell(listener: Any, msg: Msg, open_letters: list[Letter]) -> None:
+    """Let one agent observe a message, in its place among others.
+
+    A listener that is idle and observes plainly remembers it now. What needs somebody to
+    run it, or to wait for its admission, is added to ``open_letters``.
+    """
+    mailbox = listener._mailbox
+    if mailbox is None:
+        mailbox = listener.mailbox
+    letter: Letter
+    if not listener._observes_plainly:
+        letter = Mail(listener, msg, OBSERVATION, None)
+        letter.parent = current_turn.get()
+    elif mailbox._turn is None:
+        mailbox.handled += 1
+        memory = listener.memory
+        if memory is not None:
+            memory.add(msg)
+        return
+    else:
+        letter = Note(listener, msg, listener._remember)
+    try:
+        placed = mailbox.place(letter)
+    except (AgentStoppedError, MailboxFullError) as error:
+        bury(letter, "not delivered", error)
+        return
+    if placed or (placed is False and mailbox.is_over_capacity()):
+        open_letters.append(letter)
+
+
+async def deliver(letters: list[Letter]) -> None:
+    """See to the letters :func:`tell` left open: run those whose turn is open, wait for others' admission."""
+    if len(letters) == 1:
+        await _deliver(letters[0])
+    else:
+        await run_all([_deliver(letter) for letter in letters])
+
+
+def start_all(letters: list[Letter], turn: Any) -> None:
+    """Have the runtime of a letter's ``turn`` run what :func:`tell` left open.
+
+    Nobody waits for the others' admission: the turn itself is still open.
+    """
+    runtime: RuntimeLike | None = turn.runtime
+    for letter in letters:
+        mailbox: Mailbox = letter.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
+        if mailbox.turn is letter and isinstance(letter, Mail):
+            if runtime is not None:
+                letter.runtime = runtime
+                runtime.accept(mailbox)
+            start(mailbox, letter)
+
+
+async def _deliver(letter: Letter) -> None:
+    mailbox: Mailbox = letter.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
+    if mailbox.turn is letter:
+        await work_inline(mailbox, letter)
+        return
+    if isinstance(letter, (Mail, Note)):
+        try:
+            await mailbox.admission(letter, current_turn.get())
+        except DeadlockError:
+            return  # it waits for us; the letter keeps its place
+
+
+class _AgentErrand:
+    """What the errands have in common: the agent replies to the letter."""
+
+    __slots__ = ()
+
+    def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
+        """Run one reply."""
+        agent: Any = letter.agent
+        run: Coroutine[Any, Any, Any] = agent._take_turn(agent.reply, letter.msg, None, True, None, letter)
+        return run
+
+
+class _Post(_AgentErrand):
+    """Reply, and drop the reply."""
+
+    __slots__ = ()
+
+    succeed = None
+
+    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
+        assert letter.runtime is not None
+        return letter.runtime.report_failure(letter.agent.name, letter.msg, error, attempt)
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        bury(letter, reason, error)
+
+
+class Submission(_AgentErrand):
+    """Reply, and keep the reply for whoever awaits it."""
+
+    __slots__ = ("reply", "_kwargs")
+
+    def __init__(self, kwargs: dict[str, Any]) -> None:
+        self.reply: Reply
+        self._kwargs = kwargs
+
+    def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
+        """Run one reply, with the keywords of ``submit``."""
+        agent: Any = letter.agent
+        run: Coroutine[Any, Any, Any] = agent._take_turn(
+            agent.reply, letter.msg, self._kwargs, True, None, letter
+        )
+        return run
+
+    def succeed(self, letter: Letter, result: Any) -> None:
+        """Give out the reply."""
+        self.reply.resolve(result)
+
+    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
+        """Give out the error; whoever submitted decides whether to try again."""
+        self.reply.resolve(error)
+        return False
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        """Give out the error."""
+        self.reply.resolve(error)
+
+
+class _Observation:
+    """An agent with an ``observe`` of its own hears something in a hub."""
+
+    __slots__ = ()
+
+    def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
+        agent: Any = letter.agent
+        run: Coroutine[Any, Any, Any] = agent._take_turn(agent.observe, letter.msg, None, False, None, letter)
+        return run
+
+    succeed = None
+
+    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
+        bury(letter, "observe failed", error)
+        return False
+
+    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
+        bury(letter, reason, error)
+
+
+POST = _Post()
+OBSERVATION = _Observation()
