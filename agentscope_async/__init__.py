@@ -6,7 +6,9 @@ Importing this package loads none of its parts; each name is loaded on first use
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
@@ -14,7 +16,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "agents": [
         "AgentBase", "AgentLike", "AgentStream", "DialogAgent", "DictDialogAgent", "Operator",
-        "TextToImageAgent", "UserAgent",
+        "TextToImageAgent", "UserAgent", "UserSource",
     ],
     "errors": [
         "AgentError", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError", "AskTimeoutError",
@@ -25,8 +27,8 @@ _HOMES = {
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],
     "message": [
-        "AudioPart", "FilePart", "ImagePart", "Msg", "Speech", "TextPart", "ThinkingPart", "Tht",
-        "ToolCallPart", "ToolResultPart", "Usage", "VideoPart", "deserialize", "serialize",
+        "AudioPart", "ContentPart", "FilePart", "ImagePart", "Msg", "Speech", "TextPart", "ThinkingPart",
+        "Tht", "ToolCallPart", "ToolResultPart", "Usage", "VideoPart", "deserialize", "serialize",
     ],
     "models": ["EchoModel", "FunctionModel", "ModelResponse", "ModelWrapperBase", "ScriptedModel"],
     "msghub": ["MsgHub", "msghub"],
@@ -50,25 +52,53 @@ def __getattr__(name: str) -> Any:
         return import_module(f".{name}", __name__)
     if name not in _home_of:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The function msghub stands where its module would: importing that module sets the
-    # attribute to the module, so it is set right afterwards.
     value = getattr(import_module(f".{_home_of[name]}", __name__), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps ``msghub`` the function, also when the module of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "msghub" and isinstance(value, ModuleType):
+            value = value.msghub
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if TYPE_CHECKING:
-    from . import agents, errors, memory, message, models, pipelines
-    from .agents import *
-    from .errors import *
-    from .mailbox import Mailbox, MailboxStatistics, Reply
-    from .memory import *
-    from .message import *
-    from .models import EchoModel, FunctionModel, ModelResponse, ModelWrapperBase, ScriptedModel
-    from .msghub import MsgHub, msghub
-    from .pipelines import *
-    from .runtime import DeadLetter, Runtime, current_runtime, init
+if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
+    from . import (
+        agents as agents,
+        errors as errors,
+        memory as memory,
+        message as message,
+        models as models,
+        pipelines as pipelines,
+    )
+    from .agents import *  # noqa: F403
+    from .errors import *  # noqa: F403
+    from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply
+    from .memory import *  # noqa: F403
+    from .message import *  # noqa: F403
+    from .models import (
+        EchoModel as EchoModel,
+        FunctionModel as FunctionModel,
+        ModelResponse as ModelResponse,
+        ModelWrapperBase as ModelWrapperBase,
+        ScriptedModel as ScriptedModel,
+    )
+    from .msghub import MsgHub as MsgHub, msghub as msghub
+    from .pipelines import *  # noqa: F403
+    from .runtime import (
+        DeadLetter as DeadLetter,
+        Runtime as Runtime,
+        current_runtime as current_runtime,
+        init as init,
+    )

@@ -93,7 +93,7 @@ class ChatLog:
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with control characters, save newline and tab, made visible (``\\x1b``)."""
+    """Return ``text`` with control characters, save newline and tab, made visible as their codes."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 

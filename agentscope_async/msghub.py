@@ -101,7 +101,9 @@ class MsgHub(Circle):
 def msghub(
     participants: Sequence[AgentBase], announcement: Msg | str | Sequence[Msg | str] | None = None
 ) -> MsgHub:
-    """Return a hub to enter: ``async with msghub([a, b, c], announcement=msg) as hub: await a()``.
+    """Make a hub to enter.
+
+    ``async with msghub([a, b, c], announcement=msg) as hub: await a()``
 
     ``announcement``, one message or several, is observed by all on entering. The caller's
     sequence of participants is not changed.

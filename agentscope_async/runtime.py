@@ -18,7 +18,6 @@ from ._rundir import RunDirectory
 from .errors import ConfigError, RuntimeClosedError
 from .events import Event, LetterBuried
 from .logging import ChatLog, get_logger, level_number, setup_logger
-from .mailbox import Mailbox
 from .models.config import ModelConfigs, ModelRegistry, load_configs, process_models
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .agents import AgentBase
+    from .mailbox import Mailbox
     from .message import Msg
 
 __all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime", "init"]

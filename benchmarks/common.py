@@ -216,7 +216,7 @@ def plot_ratios(
         places = [place - 0.4 + width * (index + 0.5) for place in range(len(groups))]
         heights = [values.get(group, float("nan")) for group in groups]
         drawn = axes.bar(places, heights, width, label=system)
-        axes.bar_label(drawn, [f"{height:.2g}" if height == height else "" for height in heights], fontsize=7)
+        axes.bar_label(drawn, [_shown(height) if height == height else "" for height in heights], fontsize=7)
     for place, group in enumerate(groups):
         if group in gates:
             label = None if place else "gate"

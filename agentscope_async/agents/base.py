@@ -108,23 +108,19 @@ class AgentBase:
             use_memory: False: the agent has no memory, ``agent.memory`` is None.
             memory: the memory to use; a TemporaryMemory when not given.
             capacity: how many letters may wait.
-            overflow: what becomes of one more: ``"wait"``, ``"reject"``, ``"drop_oldest"``, ``"drop_newest"``.
+            overflow: what becomes of one more: ``"wait"``, ``"reject"``, ``"drop_oldest"`` or
+                ``"drop_newest"``.
 
         Raises:
             ConfigError: the name, the model or an option is not valid.
         """
-        self.name = (
-            name
-            if type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= 200
-            else _checked_name(name)
-        )
+        is_plain = type(name) is str and 0 < len(name) <= 200 and name.isascii() and name.isprintable()
+        self.name = name if is_plain else _checked_name(name)
         self.sys_prompt = sys_prompt
         self._runtime = _context.find_runtime() if _context.open_runtimes else None
-        self.model = (
-            None
-            if model is None and model_config_name is None
-            else _find_model(model, model_config_name, self._runtime)
-        )
+        self.model = None
+        if model is not None or model_config_name is not None:
+            self.model = _find_model(model, model_config_name, self._runtime)
         self._memory: Any = (_UNMADE if memory is None else memory) if use_memory else None
         self._mailbox: Mailbox | None = None
         self._circles: tuple[Circle, ...] = ()

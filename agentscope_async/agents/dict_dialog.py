@@ -11,11 +11,10 @@ import orjson
 
 from ..errors import BadResponse
 from ..message import Msg
-from ..models.base import ModelResponse
 from .dialog import DialogAgent
 
 if TYPE_CHECKING:
-    from ..models.base import Messages, ModelWrapperBase, ParseFunc
+    from ..models.base import Messages, ModelResponse, ModelWrapperBase, ParseFunc
 
 __all__ = ["DictDialogAgent", "default_response", "parse_dict"]
 

@@ -185,8 +185,9 @@ class ModelWrapperBase(ABC):
                 error = problem
         if fault_handler is not None:
             return cast("ModelResponse", await _maybe_await(fault_handler(response)))
+        parser = getattr(parse_func, "__name__", repr(parse_func))
         raise BadResponse(
-            f"No answer of {self.model_name} could be parsed by {getattr(parse_func, '__name__', parse_func)!s}: {error}",
+            f"No answer of {self.model_name} could be parsed by {parser}: {error}",
             provider=self.model_type,
             model=self.model_name,
             raw=response.text,

@@ -130,6 +130,8 @@ async def test_agents_in_pipelines_keep_their_memory():
 
     counter = Counter("counter")
 
-    out = await whilelooppipeline(SequentialPipeline([counter]), lambda i, _: i < 3, Msg("user", "go", "user"))
+    out = await whilelooppipeline(
+        SequentialPipeline([counter]), lambda i, _: i < 3, Msg("user", "go", "user")
+    )
 
     assert out.content == 3

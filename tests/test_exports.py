@@ -1,0 +1,99 @@
+"""What can be imported from where."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agentscope_async
+
+SUB_PACKAGES = ["agents", "errors", "memory", "message", "models", "pipelines"]
+
+
+def test_A10_the_version_is_readable() -> None:
+    assert agentscope_async.__version__.count(".") >= 2
+
+
+def test_all_is_sorted_and_complete() -> None:
+    assert agentscope_async.__all__ == sorted(set(agentscope_async.__all__))
+    for name in agentscope_async.__all__:
+        assert getattr(agentscope_async, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="RpcAgent"):
+        _ = agentscope_async.RpcAgent
+
+
+@pytest.mark.parametrize("module", SUB_PACKAGES)
+def test_what_a_sub_package_exports_is_public_and_the_same_at_the_top(module: str) -> None:
+    home = importlib.import_module(f"agentscope_async.{module}")
+    for name in home.__all__:
+        assert getattr(home, name) is not None
+    missing = set(home.__all__) - set(agentscope_async.__all__)
+    assert missing <= {"ModelRegistry", "ModelStream", "LocalModel"}
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(agentscope_async.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = set()
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            if alias.name == "*":
+                seen |= set(importlib.import_module(f"agentscope_async.{node.module}").__all__)
+            else:
+                seen.add(alias.asname)
+    assert seen | {"__version__"} == set(agentscope_async.__all__)
+
+
+def test_msghub_stays_the_function_after_its_module_was_imported() -> None:
+    code = (
+        "import agentscope_async.msghub, agentscope_async as a; from agentscope_async import msghub;"
+        "assert callable(msghub), msghub; assert callable(a.msghub)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_module_can_be_imported_alone() -> None:
+    names = [each.name for each in pkgutil.walk_packages(agentscope_async.__path__, "agentscope_async.")]
+    for name in names:
+        subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
+
+
+def test_importing_loads_nothing_heavy_and_writes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, agentscope_async\n"
+        "heavy = {'httpx','websockets','xllamacpp','rich','typer','fastapi','starlette','pydantic',"
+        "'anyio','structlog','tenacity','asyncio'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_part_in_use_loads_a_provider_or_a_web_package() -> None:
+    code = (
+        "import sys\n"
+        "from agentscope_async import *\n"
+        "heavy = {'httpx','websockets','xllamacpp','rich','typer','fastapi','starlette'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in agentscope_async.__all__:
+        value = getattr(agentscope_async, name)
+        if isinstance(value, type) or callable(value):
+            assert getattr(value, "__doc__", None), name
