@@ -269,20 +269,26 @@ class Mailbox:
         """
         if self._stopped:
             raise AgentStoppedError(agent.name)
-        with Blocked(parent, self, agent.name):
-            letter = AskLetter(agent, parent)
-            letter.granted = asyncio.get_running_loop().create_future()
-            self._make_room(letter)
-            self._append(letter)
-            try:
-                await letter.granted
-            except BaseException:
-                if self._turn is letter:
-                    hand_on(self)  # cancelled just as the turn came
-                else:
-                    self._remove(letter)
-                raise
-            return letter
+        letter = AskLetter(agent, parent)
+        if parent is None:  # a caller outside all turns holds nothing that anyone could wait for
+            await self._queue_up(letter)
+        else:
+            with Blocked(parent, self, agent.name):
+                await self._queue_up(letter)
+        return letter
+
+    async def _queue_up(self, letter: AskLetter) -> None:
+        letter.granted = asyncio.get_running_loop().create_future()
+        self._make_room(letter)
+        self._append(letter)
+        try:
+            await letter.granted
+        except BaseException:
+            if self._turn is letter:
+                hand_on(self)  # cancelled just as the turn came
+            else:
+                self._remove(letter)
+            raise
 
     # -- detached mail --
 
@@ -330,9 +336,9 @@ class Mailbox:
 
         Notes are done here and now; an asker is woken.
         """
-        while self._letters is not None:
-            letter = self._letters.popleft()
-            if not self._letters:
+        while (letters := self._letters) is not None:
+            letter = letters.popleft()
+            if not letters:
                 self._letters = None
             if self._unadmitted is not None:
                 self._admit_one()
@@ -517,6 +523,7 @@ class _Work:
     async def run(self) -> None:
         mailbox = self.mailbox
         letter = self.letter
+        task = asyncio.current_task()
         count = 0
         while letter is not None:
             count += 1
@@ -524,6 +531,7 @@ class _Work:
                 await asyncio.sleep(0)  # a long queue of instant letters must not keep the loop
             errand = letter.errand
             assert errand is not None
+            letter.task = task
             try:
                 result = await errand.run(letter)
             except Exception as error:
@@ -550,6 +558,7 @@ class _Work:
         while errand.fail(letter, error, attempt):
             attempt += 1
             letter.extra = None
+            letter.task = asyncio.current_task()
             try:
                 result = await errand.run(letter)
             except Exception as again:

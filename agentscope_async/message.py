@@ -281,7 +281,7 @@ class Msg(_Draft):
         if extra:
             _fill_extra(draft, extra)
         draft.__class__ = cls
-        msg = cast("Self", draft)
+        msg: Self = draft  # type: ignore[assignment]  # cast() would be a call for each message
         if echo:
             _echo(msg)
         return msg

@@ -35,6 +35,7 @@ from ..mailbox import (
     hand_on,
     hand_on_inline,
 )
+from ..memory import MemoryBase, TemporaryMemory
 from ..message import Msg, Speech, as_msg
 from ._mail import POST, Circle, Submission, announce, deliver, incoming, send, start_all
 from .stream import AgentStream
@@ -42,7 +43,6 @@ from .stream import AgentStream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..memory import MemoryBase
     from ..models.base import ModelWrapperBase
 
 __all__ = ["AgentBase", "AgentLike", "Operator"]
@@ -288,8 +288,6 @@ class AgentBase:
     def memory(self) -> MemoryBase | None:
         """The agent's memory; None with ``use_memory=False``."""
         if self._memory is _UNMADE:
-            from ..memory import TemporaryMemory
-
             self._memory = TemporaryMemory()
         memory: MemoryBase | None = self._memory
         return memory
@@ -445,15 +443,14 @@ class AgentBase:
                 turn = await mailbox.wait(self, parent)
             if listener is not None:
                 turn.more().listener = listener
-        turn.task = task = _current_task()  # from here to the end of the turn it is always given up
+            turn.task = _current_task()
+        task: asyncio.Task[Any] = turn.task  # type: ignore[assignment]  # whoever opened the turn has set it
         cancels = task.cancelling()
         began_at = self._report_start() if _context.attentive else None
         memory = self._memory
         mark = None if memory is None or memory is _UNMADE else memory.mark()
         _set_turn(turn)
         try:
-            if is_ours and not _next_turn() & 63:
-                await asyncio.sleep(0)  # turns that never wait must not keep the loop from its timers
             if type(x) is Reply:
                 x = await x
             result = await (act(x, **kwargs) if kwargs else act(x))
@@ -490,6 +487,8 @@ class AgentBase:
             await hand_on_inline(mailbox)
         if heard:
             await deliver(heard)
+        if not _next_turn() & 63:
+            await asyncio.sleep(0)  # turns that never wait must not keep the loop from its timers
         return result
 
     def _undo(

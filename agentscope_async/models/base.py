@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
@@ -28,7 +28,7 @@ ParseFunc: TypeAlias = Callable[["ModelResponse"], Any]
 DEFAULT_PARSE_ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelResponse:
     """What a model answered; fields a model does not fill stay None or empty.
 
@@ -155,7 +155,7 @@ class ModelWrapperBase(ABC):
             raise ConfigError(f"model_type {own_type!r} of {cls.__name__} is taken by {rival.__name__}")
         cls._types[own_type] = cls
 
-    async def __call__(
+    def __call__(
         self,
         messages: Messages,
         *,
@@ -163,7 +163,7 @@ class ModelWrapperBase(ABC):
         fault_handler: ParseFunc | None = None,
         max_retries: int | None = None,
         **args: Any,
-    ) -> ModelResponse:
+    ) -> Coroutine[Any, Any, ModelResponse]:
         """Return the model's whole answer to ``messages`` (the form :meth:`format` makes).
 
         With ``parse_func`` the answer is what that function returns; while it raises, the
@@ -174,11 +174,29 @@ class ModelWrapperBase(ABC):
             ModelError: the call failed.
             BadResponse: no answer could be parsed and there is no ``fault_handler``.
         """
+        # Not `async`: hands out the coroutine of the call itself, one frame less for each of many.
+        if self.generate_args:
+            args = {**self.generate_args, **args}
         if parse_func is None:
-            return await self._call(messages, {**self.generate_args, **args})
+            return self._call(messages, args)
+        return self._call_and_parse(
+            messages, args, parse_func, fault_handler, max_retries or DEFAULT_PARSE_ATTEMPTS
+        )
+
+    async def aclose(self) -> None:  # noqa: B027  # most models hold on to nothing
+        """Give back what the model holds on to, if anything; it can still be used afterwards."""
+
+    async def _call_and_parse(
+        self,
+        messages: Messages,
+        args: dict[str, Any],
+        parse_func: ParseFunc,
+        fault_handler: ParseFunc | None,
+        attempts: int,
+    ) -> ModelResponse:
         error: Exception | None = None
-        for _ in range(max_retries or DEFAULT_PARSE_ATTEMPTS):
-            response = await self._call(messages, {**self.generate_args, **args})
+        for _ in range(attempts):
+            response = await self._call(messages, args)
             try:
                 return cast("ModelResponse", await _maybe_await(parse_func(response)))
             except Exception as problem:  # whatever the user's parser finds wrong means: ask again
