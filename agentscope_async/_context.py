@@ -40,8 +40,8 @@ class RuntimeLike(Protocol):
             RuntimeClosedError: the runtime takes no more work.
         """
 
-    def settle(self) -> None:
-        """Count a letter as dealt with."""
+    def settle(self, count: int = 1) -> None:
+        """Count letters as dealt with."""
 
     def finish(self, mailbox: Any) -> None:
         """Forget a mailbox that holds no more letters of ours."""

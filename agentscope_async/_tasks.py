@@ -18,10 +18,16 @@ async def run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     all have ended.
     """
     tasks = [asyncio.create_task(work) for work in works]
+    if not tasks:
+        return []
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         await cancel_all(tasks)
+    # Asking each task for its error also tells asyncio that none went unnoticed.
+    failed = [task for task in tasks if not task.cancelled() and task.exception() is not None]
+    for task in sorted(failed, key=lambda task: task not in done):
+        raise task.exception() or AssertionError
     return [task.result() for task in tasks]
 
 

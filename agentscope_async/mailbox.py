@@ -514,20 +514,21 @@ def start(mailbox: Mailbox, letter: Letter) -> None:
 class _Work:
     """One task that handles detached letters of a mailbox until an asker, or nobody, is next."""
 
-    __slots__ = ("mailbox", "letter")
+    __slots__ = ("mailbox", "letter", "runtime", "settled")
 
     def __init__(self, mailbox: Mailbox, letter: Letter) -> None:
         self.mailbox = mailbox
         self.letter: Letter | None = letter  # the one in hand
+        self.runtime = letter.runtime
+        self.settled = 0  # letters dealt with that the runtime was not told of yet
 
     async def run(self) -> None:
         mailbox = self.mailbox
         letter = self.letter
         task = asyncio.current_task()
-        count = 0
         while letter is not None:
-            count += 1
-            if not count & 63:
+            if self.settled >= 64:
+                self.settle()
                 await asyncio.sleep(0)  # a long queue of instant letters must not keep the loop
             errand = letter.errand
             assert errand is not None
@@ -539,19 +540,15 @@ class _Work:
             else:
                 if errand.succeed is not None:
                     errand.succeed(letter, result)
-            runtime = letter.runtime
             if self.letter is not None:  # else it was abandoned meanwhile
-                self.letter = None
-                if runtime is not None:
-                    runtime.settle()
+                self._put_down(letter)
             letter = mailbox.release()
             if letter is not None:
-                if letter.runtime is not runtime and letter.runtime is not None:
+                if letter.runtime is not self.runtime and letter.runtime is not None:
                     start(mailbox, letter)
-                    return
+                    break
                 self.letter = letter
-        if runtime is not None:
-            runtime.finish(mailbox)
+        self.settle()
 
     async def _fail(self, letter: Letter, errand: Errand, error: Exception) -> None:
         attempt = 1
@@ -570,26 +567,33 @@ class _Work:
 
     def check(self, task: object = None) -> None:
         """Answer for the letter in hand when the task was cancelled, perhaps before it began."""
-        letter = self.letter
-        if letter is not None:
-            self.letter = None
-            assert letter.errand is not None
-            error = RuntimeClosedError("The runtime was left before this letter was handled.")
-            letter.errand.give_up(letter, error, "cancelled")
-            letter.settle()
+        if self.letter is not None:
+            self._give_up(self.letter, "The runtime was left before this letter was handled.", "cancelled")
             hand_on(self.mailbox)
+
+    def settle(self) -> None:
+        """Tell the runtime, if one counts these letters, how many were dealt with."""
+        if self.runtime is not None:
+            self.runtime.settle(self.settled)
+            self.runtime.finish(self.mailbox)
+        self.settled = 0
 
     def abandon(self) -> None:
         """Answer for a letter whose handler does not end; its agent must take no other one."""
-        letter = self.letter
-        if letter is not None:
-            self.letter = None
-            assert letter.errand is not None
-            letter.errand.give_up(
-                letter, RuntimeClosedError("The handler did not end when cancelled."), "unkillable"
-            )
-            letter.settle()
+        if self.letter is not None:
+            self._give_up(self.letter, "The handler did not end when cancelled.", "unkillable")
             self.mailbox.stop()
+
+    def _give_up(self, letter: Letter, problem: str, reason: str) -> None:
+        self._put_down(letter)
+        assert letter.errand is not None
+        letter.errand.give_up(letter, RuntimeClosedError(problem), reason)
+        self.settle()
+
+    def _put_down(self, letter: Letter) -> None:
+        self.letter = None
+        if letter.runtime is not None:
+            self.settled += 1
 
 
 def _turn_away(letter: Letter, error: Exception, reason: str) -> None:

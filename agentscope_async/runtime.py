@@ -264,9 +264,9 @@ class Runtime:
         self._outstanding += 1
         self._mailboxes.add(mailbox)
 
-    def settle(self) -> None:
-        """Count a letter as dealt with."""
-        self._outstanding -= 1
+    def settle(self, count: int = 1) -> None:
+        """Count letters as dealt with."""
+        self._outstanding -= count
         if self._outstanding == 0:
             assert self._all_settled is not None
             self._all_settled.set()
