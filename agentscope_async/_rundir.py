@@ -15,7 +15,7 @@ _LOWER = string.ascii_lowercase + string.digits
 
 
 class RunDirectory:
-    """``<save_dir>/run_%Y%m%d-%H%M%S_<name>``, with a ``.config`` that says what the run is.
+    """``<save_dir>/run_%Y%m%d-%H%M%S_<six characters>``, with a ``.config`` that says what the run is.
 
     Attributes:
         project, name: as given, or six random characters.

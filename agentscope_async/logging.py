@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
 
@@ -36,6 +36,8 @@ LEVELS = {
 }
 """Names a ``logger_level`` may have; AgentScope v0.0.2's, and CHAT, which it only documented."""
 
+_LEVEL_NAMES = {number: name for name, number in LEVELS.items()}
+
 COLOURS = {"cyan": 36, "green": 32, "magenta": 35, "red": 31, "white": 37, "yellow": 33, "blue": 34}
 """Speakers get these in the order they first speak, then from the start again (ANSI codes)."""
 
@@ -48,7 +50,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class ChatLog:
     """Writes what agents say, to a terminal and to a file of JSON lines, each if given."""
 
-    def __init__(self, *, terminal: IO[str] | None = None, file: Path | None = None) -> None:
+    def __init__(self, *, terminal: TextIO | None = None, file: Path | None = None) -> None:
         """Write to ``terminal`` (in colour when it is one) and append to ``file``."""
         self._terminal = terminal
         self._colours: dict[str, int] = {}
@@ -60,8 +62,12 @@ class ChatLog:
             self._file.write(_as_json_line(message))
             self._file.flush()
         if self._terminal is not None:
-            for line in self.lines(message):
-                self._terminal.write(line + "\n")
+            text = "".join(line + "\n" for line in self.lines(message))
+            try:
+                self._terminal.write(text)
+            except UnicodeEncodeError:  # a terminal of few characters; a turn must not fail for that
+                encoding = self._terminal.encoding or "ascii"
+                self._terminal.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._terminal.flush()
 
     def lines(self, message: Msg | dict[str, Any] | str) -> list[str]:
@@ -131,6 +137,15 @@ def setup_logger(path_log: str | Path | None = None, level: str = "INFO") -> Cha
     return _default_chat.log
 
 
+def brief(error: BaseException) -> str:
+    """Return an error's type and at most 4 KiB of its text, also when asking for that text fails."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "<its text cannot be had>"
+    return f"{type(error).__name__}: {text[:4096]}"
+
+
 def level_number(level: str) -> int:
     """Return the threshold for a level's name.
 
@@ -179,7 +194,7 @@ def get_logger() -> structlog.stdlib.BoundLogger:
 
 def _at_the_call(logger: Any, method: str, text: Any) -> tuple[tuple[str], dict[str, int]]:
     """Let the line name the place that logged it, not structlog's own frames."""
-    return (str(text).replace("%", "%%"),), {"stacklevel": 3}
+    return (str(text),), {"stacklevel": 4}
 
 
 class _DefaultChat:
@@ -210,15 +225,19 @@ class _LineFormatter(_stdlib.Formatter):
 
     def format(self, record: _stdlib.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        text = visible(record.getMessage()).replace("\n", "\\n")
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        text = visible(text).replace("\n", "\\n")
         if len(text) > MAX_LOG_LINE:
             text = f"{text[:MAX_LOG_LINE]}... ({len(text)} characters)"
+        level = _LEVEL_NAMES.get(record.levelno, record.levelname)
         return (
-            f"{stamp}.{int(record.msecs):03d} | {record.levelname:<8} | "
+            f"{stamp}.{int(record.msecs):03d} | {level:<8} | "
             f"{record.module}:{record.funcName}:{record.lineno} - {text}"
         )
 
 
 def _as_json_line(message: Msg | dict[str, Any] | str) -> bytes:
     value = message.to_dict() if isinstance(message, Msg) else _thaw(message)
-    return orjson.dumps(value, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(value, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from ._context import find_runtime
 from .errors import (
     AgentStoppedError,
     ConfigError,
@@ -26,6 +27,7 @@ from .errors import (
     MailboxFullError,
     RuntimeClosedError,
 )
+from .logging import brief, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
@@ -89,17 +91,16 @@ class Turn:
             yield turn
             turn = turn.parent
 
-    def interrupt(self, reason: str | None) -> bool:
-        """End this turn with InterruptedTurnError; False when it has ended already."""
-        if self.task is None:
-            return False
+    def interrupt(self, reason: str | None) -> None:
+        """End this turn, which is open, with InterruptedTurnError; once is enough."""
         extra = self.more()
         if extra.interruption is None:
             extra.interruption = InterruptedTurnError(self.agent.name, reason)
+            if self.task is None:
+                return  # it is about to begin, and will not
             if self.task is asyncio.current_task():
                 raise extra.interruption  # a handler that ends its own turn
             self.task.cancel()
-        return True
 
 
 class TurnExtra:
@@ -114,6 +115,13 @@ class TurnExtra:
 
 
 current_turn: ContextVar[Turn | None] = ContextVar("agentscope_async.turn", default=None)
+"""The turn this code runs in; one that has ended (``task`` is None) is as good as none."""
+
+
+def open_turn() -> Turn | None:
+    """Return the turn this code runs in, if it runs in one."""
+    turn = current_turn.get()
+    return turn if turn is not None and turn.task is not None else None
 
 
 class Letter(Turn):
@@ -269,6 +277,8 @@ class Mailbox:
         """
         if self._stopped:
             raise AgentStoppedError(agent.name)
+        if self._is_of_a_closed_loop():
+            return self._start_anew(Letter(agent, parent))
         letter = AskLetter(agent, parent)
         if parent is None:  # a caller outside all turns holds nothing that anyone could wait for
             await self._queue_up(letter)
@@ -285,7 +295,7 @@ class Mailbox:
             await letter.granted
         except BaseException:
             if self._turn is letter:
-                hand_on(self)  # cancelled just as the turn came
+                hand_on(self, letter)  # cancelled just as the turn came
             else:
                 self._remove(letter)
             raise
@@ -306,10 +316,17 @@ class Mailbox:
             return True
         if self._stopped:
             raise AgentStoppedError(letter.agent.name)
+        if self._is_of_a_closed_loop():
+            self._start_anew(letter)
+            return True
         if not self._make_room(letter):
             return None
         self._append(letter)
         return False
+
+    def holds(self, letter: Letter) -> bool:
+        """The letter still waits."""
+        return self._letters is not None and letter in self._letters
 
     def is_over_capacity(self) -> bool:
         """A letter placed last has not been admitted yet: its sender is to wait."""
@@ -331,11 +348,14 @@ class Mailbox:
 
     # -- the way on --
 
-    def release(self) -> Letter | None:
-        """End the open turn and open the next one. Returns a detached letter the caller must see to.
+    def release(self, turn: Turn) -> Letter | None:
+        """End a turn and open the next one. Returns a detached letter the caller must see to.
 
-        Notes are done here and now; an asker is woken.
+        Notes are done here and now; an asker is woken. A turn that is not the open one,
+        because its event loop was closed and it was forgotten, changes nothing.
         """
+        if self._turn is not turn:
+            return None
         while (letters := self._letters) is not None:
             letter = letters.popleft()
             if not letters:
@@ -345,12 +365,15 @@ class Mailbox:
             waited_s = monotonic() - letter.placed_at
             if waited_s > self.longest_wait_s:
                 self.longest_wait_s = waited_s
+            if letter.granted is not None:
+                if letter.granted.done():
+                    continue  # cancelled, and its task has not come to take it out yet
+                letter.granted.set_result(None)
             self._turn = letter  # from here on the turn is theirs
+            if letter.granted is not None:
+                return None
             if letter.errand is not None:
                 return letter
-            if letter.granted is not None:
-                letter.granted.set_result(None)
-                return None
             self._do_note(letter)
         self._turn = _STOPPED if self._stopped else None
         self._unadmitted = None
@@ -376,7 +399,7 @@ class Mailbox:
 
     def withdraw(self, letter: Letter) -> bool:
         """Take back a letter that still waits; False when its turn has come."""
-        if self._letters is None or letter not in self._letters:
+        if not self.holds(letter):
             return False
         self._remove(letter)
         return True
@@ -392,6 +415,25 @@ class Mailbox:
             )
 
     # -- inside --
+
+    def _is_of_a_closed_loop(self) -> bool:
+        """The open turn was left behind by an event loop that is closed, and will never end."""
+        turn = self._turn
+        if turn is None:
+            return False
+        if turn.task is not None:
+            return turn.task.get_loop().is_closed()
+        return (
+            isinstance(turn, AskLetter) and turn.granted is not None and turn.granted.get_loop().is_closed()
+        )
+
+    def _start_anew(self, letter: Letter) -> Turn:
+        """Forget what a closed loop left behind, whose tasks and futures are dead, and open a turn."""
+        for left in self._take_all():
+            if left.errand is not None:
+                bury(left, "event loop closed")
+        self._turn = letter
+        return letter
 
     def _append(self, letter: Letter) -> None:
         if self._letters is None:
@@ -436,7 +478,11 @@ class Mailbox:
             raise error
         self.dropped += 1
         if self.overflow == "drop_oldest":
-            _turn_away(self._letters.popleft(), error, "mailbox full")
+            oldest = self._letters.popleft()
+            if oldest.granted is not None and oldest.granted.done():
+                self.dropped -= 1  # cancelled, and its task has not come to take it out yet
+            else:
+                _turn_away(oldest, error, "mailbox full")
             return True
         if isinstance(letter, AskLetter):
             raise error  # an asker learns it directly
@@ -472,31 +518,32 @@ def check_options(capacity: int, overflow: str) -> None:
         raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
 
 
-def hand_on(mailbox: Mailbox) -> None:
+def hand_on(mailbox: Mailbox, turn: Turn) -> None:
     """Release the turn, and give the next letter, if detached, a task to run in."""
-    letter = mailbox.release()
+    letter = mailbox.release(turn)
     while letter is not None:
+        if letter.runtime is None and isinstance(letter, Mail):
+            # From a hub outside any runtime, to be run by whoever ends the turn before it. But
+            # that is us, and we are being cancelled: any runtime that is open by now will do.
+            letter.runtime = find_runtime(getattr(letter.agent, "_runtime", None))
+            if letter.runtime is not None:
+                letter.runtime.accept(mailbox)
         if letter.runtime is not None:
             start(mailbox, letter)
             return
-        # From a hub outside any runtime, and this task, being cancelled, cannot run it either.
         bury(letter, "no task to run it in")
-        letter = mailbox.release()
+        letter = mailbox.release(letter)
 
 
-async def hand_on_inline(mailbox: Mailbox) -> None:
+async def hand_on_inline(mailbox: Mailbox, turn: Turn) -> None:
     """As :func:`hand_on`, but run letters for which there is no runtime here, before going on."""
-    letter = mailbox.release()
-    if letter is not None:
-        if letter.runtime is not None:
-            start(mailbox, letter)
-        else:
-            await work_inline(mailbox, letter)
-
-
-async def work_inline(mailbox: Mailbox, letter: Letter) -> None:
-    """Run a detached letter whose turn is open, and those behind it, in this task."""
-    work = _Work(mailbox, letter)
+    letter = mailbox.release(turn)
+    if letter is None:
+        return
+    if letter.runtime is not None:
+        start(mailbox, letter)
+        return
+    work = Work(mailbox, letter, open_turn())
     try:
         await work.run()
     finally:
@@ -506,18 +553,19 @@ async def work_inline(mailbox: Mailbox, letter: Letter) -> None:
 def start(mailbox: Mailbox, letter: Letter) -> None:
     """Run a detached letter whose turn is open, and those behind it, in a task of its runtime."""
     assert letter.runtime is not None
-    work = _Work(mailbox, letter)
+    work = Work(mailbox, letter)
     task = letter.runtime.start(work.run(), work.abandon, name=f"mail of {letter.agent.name}")
     task.add_done_callback(work.check)
 
 
-class _Work:
+class Work:
     """One task that handles detached letters of a mailbox until an asker, or nobody, is next."""
 
-    __slots__ = ("mailbox", "letter", "runtime", "settled")
+    __slots__ = ("mailbox", "letter", "parent", "runtime", "settled")
 
-    def __init__(self, mailbox: Mailbox, letter: Letter) -> None:
+    def __init__(self, mailbox: Mailbox, letter: Letter, parent: Turn | None = None) -> None:
         self.mailbox = mailbox
+        self.parent = parent  # the open turn that goes on only when this work is done
         self.letter: Letter | None = letter  # the one in hand
         self.runtime = letter.runtime
         self.settled = 0  # letters dealt with that the runtime was not told of yet
@@ -533,6 +581,7 @@ class _Work:
             errand = letter.errand
             assert errand is not None
             letter.task = task
+            letter.parent = self.parent
             try:
                 result = await errand.run(letter)
             except Exception as error:
@@ -542,7 +591,7 @@ class _Work:
                     errand.succeed(letter, result)
             if self.letter is not None:  # else it was abandoned meanwhile
                 self._put_down(letter)
-            letter = mailbox.release()
+            letter = mailbox.release(letter)
             if letter is not None:
                 if letter.runtime is not self.runtime and letter.runtime is not None:
                     start(mailbox, letter)
@@ -554,7 +603,8 @@ class _Work:
         attempt = 1
         while errand.fail(letter, error, attempt):
             attempt += 1
-            letter.extra = None
+            if letter.extra is not None:
+                letter.extra.interruption = None
             letter.task = asyncio.current_task()
             try:
                 result = await errand.run(letter)
@@ -568,8 +618,9 @@ class _Work:
     def check(self, task: object = None) -> None:
         """Answer for the letter in hand when the task was cancelled, perhaps before it began."""
         if self.letter is not None:
-            self._give_up(self.letter, "The runtime was left before this letter was handled.", "cancelled")
-            hand_on(self.mailbox)
+            letter = self.letter
+            self._give_up(letter, "The runtime was left before this letter was handled.", "cancelled")
+            hand_on(self.mailbox, letter)
 
     def settle(self) -> None:
         """Tell the runtime, if one counts these letters, how many were dealt with."""
@@ -613,12 +664,11 @@ def _turn_away(letter: Letter, error: Exception, reason: str) -> None:
 def bury(letter: Letter, reason: str, error: BaseException | None = None) -> None:
     """Make a letter a dead one, in the runtime's books or, without a runtime, in the log."""
     name = letter.agent.name
-    if letter.runtime is not None:
-        letter.runtime.bury(name, letter.msg, reason, error)
+    runtime = letter.runtime or find_runtime(getattr(letter.agent, "_runtime", None))
+    if runtime is not None:
+        runtime.bury(name, letter.msg, reason, error)
         return
-    from .logging import get_logger
-
-    get_logger().warning("dead_letter", agent=name, reason=reason, error=repr(error) if error else None)
+    get_logger().warning("dead_letter", agent=name, reason=reason, error=brief(error) if error else None)
 
 
 class Reply:
@@ -661,7 +711,10 @@ class Reply:
             self._future.exception()  # whoever cancels knows
             self._letter.settle()
             return True
-        return self._letter.interrupt(reason)
+        if self._mailbox.turn is not self._letter:
+            return False
+        self._letter.interrupt(reason)
+        return True
 
     def __await__(self) -> Generator[Any, None, Msg]:
         return self._wait().__await__()

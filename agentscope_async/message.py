@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, cast
 
 import orjson
 
@@ -51,8 +51,7 @@ MAX_ELEMENTS = 100_000
 Timestamp: TypeAlias = float | str
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens one or several model calls took.
 
     ``estimated`` is True where a server sent no figures and ours are a guess.
@@ -68,7 +67,7 @@ class Usage:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
 
-    def __add__(self, other: Usage) -> Usage:
+    def __add__(self, other: Usage) -> Usage:  # type: ignore[override]  # sums, does not concatenate
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
@@ -626,7 +625,7 @@ class _Freezer:
                 if not math.isfinite(value):
                     raise MessageError(field, f"{value} has no JSON form; use null or a string")
                 return float(value)
-            case dict() | list() | tuple():
+            case dict() | list() | tuple() if not isinstance(value, Usage):
                 return self._freeze_container(value, field, depth + 1)
         raise MessageError(field, f"{type(value).__name__} is not a JSON value or a content part")
 
@@ -668,14 +667,14 @@ def _has_parts(content: Any) -> bool:
 def _thaw(value: Any) -> Any:
     """Return a plain, unshared JSON value."""
     match value:
+        case Usage():
+            return value._asdict()
         case dict():
             return {key: _thaw(item) for key, item in value.items()}
         case list() | tuple():
             return [_thaw(item) for item in value]
         case ContentPart():
             return value.to_dict()
-        case Usage():
-            return {field.name: getattr(value, field.name) for field in fields(value)}
     return value
 
 

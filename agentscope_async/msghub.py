@@ -47,6 +47,8 @@ class MsgHub(Circle):
         return list(self.members)
 
     async def __aenter__(self) -> Self:
+        if self._is_open:
+            raise RuntimeError("This hub is entered already; hubs nest, so make another one with msghub(...)")
         self._is_open = True
         for agent in self.members:
             agent._circles = (*agent._circles, self)
@@ -65,8 +67,10 @@ class MsgHub(Circle):
 
     def add(self, participant: AgentBase | Sequence[AgentBase]) -> None:
         """Let an agent, or several, hear and be heard from now on."""
-        for agent in _as_list(participant):
+        newcomers = _as_list(participant)
+        for agent in newcomers:
             _check_participant(agent)
+        for agent in newcomers:
             if agent in self.members:
                 _warn(f"Agent {agent.name!r} is in the hub already.")
                 continue

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from anyio.lowlevel import RunVar
 
-from . import _context, mailbox as _mailbox
+from . import _context
 from ._rundir import RunDirectory
 from .errors import ConfigError, RuntimeClosedError
 from .events import Event, LetterBuried
-from .logging import ChatLog, get_logger, level_number, setup_logger
+from .logging import ChatLog, brief, get_logger, level_number, setup_logger, show_if_set_up
+from .mailbox import current_waits, name_of, open_turn
 from .models.config import ModelConfigs, ModelRegistry, load_configs, process_models
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class Runtime:
         grace: float = 10.0,
         post_attempts: int = 1,
         on_error: Callable[[DeadLetter], Awaitable[None] | None] | None = None,
-        chat: IO[str] | bool = False,
+        chat: TextIO | bool = False,
     ) -> None:
         """Prepare a runtime; nothing is opened or written before it is entered.
 
@@ -124,6 +126,8 @@ class Runtime:
         terminal = sys.stdout if chat is True else chat or None
         self._chat = ChatLog(terminal=terminal) if terminal is not None else None
         self._is_closing = False
+        self._is_closed = False
+        self._last_words: list[Awaitable[None]] = []
         self._outstanding = 0
         self._all_settled: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -162,12 +166,18 @@ class Runtime:
     async def _close(self) -> None:
         """Answer every waiter, end every task, forget the runtime; must not be left half done."""
         self.is_open = False
+        self._is_closed = True
         _context.open_runtimes.discard(self)
         _context.attentive.discard(self)
         _innermost.set(tuple(each for each in _innermost.get(()) if each is not self))
         for mailbox in list(self._mailboxes):
             mailbox.forget(self)
         cancelled = await self._end_tasks()
+        for answer in self._last_words:
+            self.start(_guarded(answer, "on_error"), _nothing, name="on_error")
+        if self._last_words:
+            await asyncio.wait(list(self._tasks), timeout=KILL_WAIT_S)
+            cancelled = await self._end_tasks() or cancelled
         for reader in self._readers:
             reader.close()
         if self._chat is not None:
@@ -208,18 +218,25 @@ class Runtime:
         Raises:
             RuntimeError: called from within such work, which would wait for itself.
         """
-        if asyncio.current_task() in self._tasks:
+        turn = open_turn()
+        is_inside = turn is not None and any(getattr(each, "runtime", None) is self for each in turn.chain())
+        if is_inside or asyncio.current_task() in self._tasks:
             raise RuntimeError("drain() from inside a posted message would wait for itself.")
         await self._settled()
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield turns and dead letters as they happen, until the runtime is left.
+    def events(self) -> AsyncIterator[Event]:
+        """Return turns and dead letters from now on, as they happen, until the runtime is left.
 
         A reader that falls 10,000 events behind loses the oldest; how many is logged.
         """
         reader = _EventReader()
+        if self._is_closed:
+            reader.close()
         self._readers.append(reader)
         self._attend()
+        return self._read(reader)
+
+    async def _read(self, reader: _EventReader) -> AsyncIterator[Event]:
         try:
             while (event := await reader.next()) is not None:
                 yield event
@@ -230,8 +247,8 @@ class Runtime:
     def graph(self) -> list[tuple[str, str]]:
         """Return who waits on whom now: pairs of agent names, waiting one first."""
         return [
-            (wait.turn.agent.name, _mailbox.name_of(wait.target))
-            for wait in _mailbox.current_waits.values()
+            (wait.turn.agent.name, name_of(wait.target))
+            for wait in current_waits.values()
             if _runtime_of(wait.turn) in (self, None)
         ]
 
@@ -279,7 +296,7 @@ class Runtime:
     def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
         """Log a failed post; True: try again. After the last attempt it is a dead letter."""
         is_last = attempt >= self._post_attempts
-        get_logger().error("post_failed", agent=agent, attempt=attempt, is_last=is_last, error=_brief(error))
+        get_logger().error("post_failed", agent=agent, attempt=attempt, is_last=is_last, error=brief(error))
         if is_last:
             self.bury(agent, msg, "failed", error)
         return not is_last
@@ -298,9 +315,11 @@ class Runtime:
             reader.put(event)
 
     def show(self, msg: Msg) -> None:
-        """Print a message to the chat."""
+        """Print a message to the chat of this runtime or, without one, that of ``init()``."""
         if self._chat is not None:
             self._chat.show(msg)
+        else:
+            show_if_set_up(msg)
 
     # -- inside --
 
@@ -316,8 +335,12 @@ class Runtime:
         except Exception:
             get_logger().exception("on_error_failed", agent=letter.agent)
             return
-        if answer is not None and self.is_open:
+        if not inspect.isawaitable(answer):
+            return
+        if self.is_open:
             self.start(_guarded(answer, letter.agent), _nothing, name="on_error")
+        else:
+            self._last_words.append(answer)
 
     def _attend(self) -> None:
         if self.is_open and (self._readers or self.ask_timeout_s is not None):
@@ -328,7 +351,9 @@ class Runtime:
     def _end_task(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            get_logger().error("task_failed", task=task.get_name(), error=repr(task.exception()))
+            get_logger().error(
+                "task_failed", task=task.get_name(), error=brief(task.exception() or AssertionError())
+            )
 
 
 class _EventReader:
@@ -393,14 +418,6 @@ async def _guarded(answer: Any, agent: str) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _brief(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        text = "<its text cannot be had>"
-    return f"{type(error).__name__}: {text[:4096]}"
 
 
 def init(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._tasks import run_all
 from ..errors import AgentStoppedError, DeadlockError, MailboxFullError
-from ..mailbox import Letter, Mail, Mailbox, Note, Reply, bury, current_turn, start, work_inline
+from ..mailbox import Letter, Mail, Mailbox, Note, Reply, Work, bury, current_turn, open_turn, start
 from ..message import Msg, as_msg
 
 if TYPE_CHECKING:
@@ -73,12 +73,14 @@ def tell(listener: Any, msg: Msg, open_letters: list[Letter]) -> None:
     letter: Letter
     if not listener._observes_plainly:
         letter = Mail(listener, msg, OBSERVATION, None)
-        letter.parent = current_turn.get()
     elif mailbox._turn is None:
-        mailbox.handled += 1
-        memory = listener.memory
-        if memory is not None:
-            memory.add(msg)
+        try:
+            listener._remember(msg)
+        except Exception as error:  # a memory of the user's own; the speaker is not to blame
+            mailbox.failed += 1
+            bury(Note(listener, msg, listener._remember), "observe failed", error)
+        else:
+            mailbox.handled += 1
         return
     else:
         letter = Note(listener, msg, listener._remember)
@@ -93,10 +95,15 @@ def tell(listener: Any, msg: Msg, open_letters: list[Letter]) -> None:
 
 async def deliver(letters: list[Letter]) -> None:
     """See to the letters :func:`tell` left open: run those whose turn is open, wait for others' admission."""
-    if len(letters) == 1:
-        await _deliver(letters[0])
-    else:
-        await run_all([_deliver(letter) for letter in letters])
+    deliveries = [_Delivery(letter) for letter in letters]
+    try:
+        if len(deliveries) == 1:
+            await deliveries[0].run()
+        else:
+            await run_all([each.run() for each in deliveries])
+    finally:
+        for each in deliveries:
+            each.check()
 
 
 def start_all(letters: list[Letter], turn: Any) -> None:
@@ -114,16 +121,30 @@ def start_all(letters: list[Letter], turn: Any) -> None:
             start(mailbox, letter)
 
 
-async def _deliver(letter: Letter) -> None:
-    mailbox: Mailbox = letter.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
-    if mailbox.turn is letter:
-        await work_inline(mailbox, letter)
-        return
-    if isinstance(letter, (Mail, Note)):
-        try:
-            await mailbox.admission(letter, current_turn.get())
-        except DeadlockError:
-            return  # it waits for us; the letter keeps its place
+class _Delivery:
+    """What is left to do for one letter."""
+
+    __slots__ = ("_letter", "_mailbox", "_work")
+
+    def __init__(self, letter: Letter) -> None:
+        self._letter = letter
+        self._mailbox: Mailbox = letter.agent.mailbox  # type: ignore[attr-defined]  # a listener is an AgentBase
+        is_open = self._mailbox.turn is letter
+        self._work = Work(self._mailbox, letter, open_turn()) if is_open else None
+
+    async def run(self) -> None:
+        if self._work is not None:
+            await self._work.run()
+        elif isinstance(self._letter, (Mail, Note)) and self._mailbox.holds(self._letter):
+            try:
+                await self._mailbox.admission(self._letter, current_turn.get())
+            except (DeadlockError, AgentStoppedError):
+                return  # it waits for us, and the letter keeps its place; or it is a dead letter now
+
+    def check(self) -> None:
+        """Give up what a cancellation left undone, perhaps before it began."""
+        if self._work is not None:
+            self._work.check()
 
 
 class _AgentErrand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import itertools
 import re
 import time
@@ -18,10 +19,12 @@ from ..errors import (
     ConfigError,
     DeadlockError,
     InvalidReplyError,
+    MessageError,
     NoRuntimeError,
     ReplyExitError,
 )
 from ..events import TurnEnded, TurnStarted
+from ..logging import brief, show_if_set_up
 from ..mailbox import (
     DEFAULT_CAPACITY,
     Blocked,
@@ -34,9 +37,11 @@ from ..mailbox import (
     current_turn,
     hand_on,
     hand_on_inline,
+    start,
 )
 from ..memory import MemoryBase, TemporaryMemory
-from ..message import Msg, Speech, as_msg
+from ..message import Msg, Speech
+from ..models.config import find_model
 from ._mail import POST, Circle, Submission, announce, deliver, incoming, send, start_all
 from .stream import AgentStream
 
@@ -132,6 +137,11 @@ class AgentBase:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        own_reply = cls.__dict__.get("reply")
+        if inspect.isfunction(own_reply) and not inspect.iscoroutinefunction(inspect.unwrap(own_reply)):
+            raise TypeError(
+                f"{cls.__name__}.reply is a plain function; write `async def reply(self, x=None)`"
+            )
         own_observe = cls.__dict__.get("observe")
         if own_observe is not None:
             cls.observe = _in_a_turn(own_observe)  # type: ignore[method-assign,assignment]
@@ -145,7 +155,7 @@ class AgentBase:
 
     # -- what callers use --
 
-    def __call__(self, x: Any = None, /, *, _listener: Any = None, **kwargs: Any) -> Coroutine[Any, Any, Msg]:
+    def __call__(self, x: Any = None, *, _listener: Any = None, **kwargs: Any) -> Coroutine[Any, Any, Msg]:
         """Ask: one turn of this agent, in this task, and its reply.
 
         ``x`` is a message, a bare string (a user's message), a list of messages, a
@@ -164,7 +174,7 @@ class AgentBase:
             return self._watched(x, kwargs, _listener)
         return self._take_turn(self.reply, x, kwargs, True, _listener)
 
-    def stream(self, x: Any = None, /, **kwargs: Any) -> AgentStream:
+    def stream(self, x: Any = None, **kwargs: Any) -> AgentStream:
         """Ask, and hear the answer while it is being given: ``async with agent.stream(x) as s``.
 
         ``async for speech in s`` yields :class:`Speech`; ``s.msg`` is the reply once that has
@@ -172,7 +182,7 @@ class AgentBase:
         """
         return AgentStream(self, x, kwargs)
 
-    def submit(self, x: Any = None, /, **kwargs: Any) -> Reply:
+    def submit(self, x: Any = None, **kwargs: Any) -> Reply:
         """Ask now, wait later: place the message and return a :class:`Reply` to await or pass on.
 
         Raises:
@@ -188,7 +198,7 @@ class AgentBase:
         send(mailbox, letter, runtime)
         return errand.reply
 
-    async def post(self, x: Any = None, /) -> None:
+    async def post(self, x: Any = None) -> None:
         """Tell: place the message and go on; returns once the mailbox has admitted it.
 
         What the agent answers is dropped; what it raises is logged, handed to the
@@ -226,7 +236,8 @@ class AgentBase:
         own; that too is run as a turn.
         """
         mailbox = self.mailbox
-        if mailbox._turn is None:
+        x = incoming(x)
+        if mailbox._turn is None and type(x) is not Reply:
             self._remember(x)
             mailbox.handled += 1
         elif self._has_turn():
@@ -252,8 +263,6 @@ class AgentBase:
         if runtime is not None:
             runtime.show(msg)
         else:
-            from ..logging import show_if_set_up
-
             show_if_set_up(msg)
 
     @property
@@ -267,7 +276,10 @@ class AgentBase:
         Returns whether there was one.
         """
         turn = self._mailbox.turn if self._mailbox is not None else None
-        return turn is not None and turn.interrupt(reason)
+        if turn is None:
+            return False
+        turn.interrupt(reason)
+        return True
 
     async def stop(self) -> None:
         """Take no more messages, answer waiting ones with AgentStoppedError, wait for the current turn.
@@ -346,8 +358,9 @@ class AgentBase:
         self.sys_prompt = config.get("sys_prompt", self.sys_prompt)
         if self._mailbox is not None:
             self._mailbox.capacity, self._mailbox.overflow = options
-        if config.get("use_memory", True) != (self._memory is not None):
-            self._memory = _UNMADE if config["use_memory"] else None
+        has_memory = self._memory is not None
+        if config.get("use_memory", has_memory) != has_memory:
+            self._memory = None if has_memory else _UNMADE
 
     async def state(self) -> dict[str, Any]:
         """Return what the agent remembers as JSON values; waits for a turn, so it is never half a turn's.
@@ -372,10 +385,14 @@ class AgentBase:
         Raises:
             MessageError: a message in it is not one; nothing is changed then.
         """
+        units = state.get("memory", [])
+        if "memory" not in state or not (units is None or isinstance(units, list)):
+            raise MessageError("memory", "must be a list of messages, or null for an agent without a memory")
+        remembered = [Msg.from_dict(each) if _is_msg(each) else each for each in units or []]
 
         async def write(x: None) -> None:
             if self.memory is not None:
-                self.memory.load(state.get("memory") or [], overwrite=True)
+                self.memory.load(remembered, overwrite=True)
 
         if self._has_turn():
             await write(None)
@@ -386,6 +403,9 @@ class AgentBase:
 
     def reset_audience(self, audience: Sequence[Any]) -> None:
         """Let these agents, less this one, observe every reply."""
+        for each in audience:
+            if not isinstance(each, AgentBase):
+                raise TypeError(f"An audience is made of agents, not {type(each).__name__}")
         self.clear_audience()
         self._circles = (*self._circles, _Audience(each for each in audience if each is not self))
 
@@ -441,16 +461,19 @@ class AgentBase:
                 turn.agent, turn.parent, turn.extra = self, parent, None
             else:
                 turn = await mailbox.wait(self, parent)
-            if listener is not None:
-                turn.more().listener = listener
             turn.task = _current_task()
         task: asyncio.Task[Any] = turn.task  # type: ignore[assignment]  # whoever opened the turn has set it
         cancels = task.cancelling()
-        began_at = self._report_start() if _context.attentive else None
         memory = self._memory
-        mark = None if memory is None or memory is _UNMADE else memory.mark()
+        mark = began_at = None
         _set_turn(turn)
         try:
+            if listener is not None or turn.extra is not None:
+                _prepare(turn, listener)
+            if memory is not None and memory is not _UNMADE:
+                mark = memory.mark()
+            if _context.attentive:
+                began_at = self._report_start()
             if type(x) is Reply:
                 x = await x
             result = await (act(x, **kwargs) if kwargs else act(x))
@@ -464,8 +487,10 @@ class AgentBase:
             if turn.parent is not None:
                 _set_turn(turn.parent)
             self._undo(mailbox, memory, mark, began_at, reason)
-            if is_ours:
-                await hand_on_inline(mailbox) if isinstance(reason, Exception) else hand_on(mailbox)
+            if is_ours and isinstance(reason, Exception):
+                await hand_on_inline(mailbox, turn)
+            elif is_ours:
+                hand_on(mailbox, turn)
             if reason is error:
                 raise
             raise reason from error
@@ -481,10 +506,20 @@ class AgentBase:
             if heard:
                 start_all(heard, turn)
             return result
-        if mailbox._letters is None and mailbox._idle is None and not mailbox._stopped:
+        if (
+            mailbox._letters is None
+            and mailbox._turn is turn
+            and mailbox._idle is None
+            and not mailbox._stopped
+        ):
             mailbox._turn = None  # what release() does when nobody waits
         else:
-            await hand_on_inline(mailbox)
+            following = mailbox.release(turn)
+            if following is not None:
+                if following.runtime is not None:
+                    start(mailbox, following)
+                else:
+                    heard = [*(heard or ()), following]
         if heard:
             await deliver(heard)
         if not _next_turn() & 63:
@@ -499,11 +534,14 @@ class AgentBase:
             self._report_end(began_at, reason)
         if self.keeps_failed_turns:
             return
-        if memory is _UNMADE and self._memory is not _UNMADE:
-            if self._memory is not None:
-                self._memory.clear()
-        elif mark is not None:
-            memory.rollback(mark)
+        try:
+            if memory is _UNMADE and self._memory is not _UNMADE:
+                if self._memory is not None:
+                    self._memory.clear()
+            elif mark is not None:
+                memory.rollback(mark)
+        except Exception as error:  # a memory of the user's own; the turn is to be passed on all the same
+            reason.add_note(f"The memory of {self.name!r} could not be rolled back: {brief(error)}")
 
     def _report_start(self) -> float | None:
         runtime = _context.find_runtime(self._runtime)
@@ -547,7 +585,7 @@ class AgentBase:
         if memory is _UNMADE:
             memory = self.memory
         if memory is not None and x is not None:
-            memory.add(as_msg(x) if isinstance(x, str) else x)
+            memory.add(x)
 
     def _need_runtime(self, what: str) -> _context.RuntimeLike:
         runtime = _context.find_runtime(self._runtime)
@@ -573,6 +611,14 @@ def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any,
             await self._take_turn(functools.partial(observe, self), x)
 
     return observe_in_turn
+
+
+def _prepare(turn: Turn, listener: Any) -> None:
+    """Give a turn its listener, unless it was interrupted before it began."""
+    extra = turn.more()
+    if extra.interruption is not None:
+        raise extra.interruption
+    extra.listener = listener
 
 
 def _honour_cancellation(turn: Turn, task: asyncio.Task[Any], cancels: int) -> None:
@@ -608,11 +654,13 @@ def _is_being_closed(task: asyncio.Task[Any]) -> bool:
         return True
 
 
+def _is_msg(unit: Any) -> bool:
+    return isinstance(unit, dict) and "__type" in unit
+
+
 def _find_model(model: Any, model_config_name: str | None, runtime: Any) -> Any:
     if model is not None and model_config_name is not None:
         raise ConfigError("Give the model as model= or as model_config_name=, not both.")
-    from ..models.config import find_model
-
     return find_model(model if model is not None else model_config_name, runtime)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ..errors import BadResponse
-from ..message import Msg
+from ..message import Msg, freeze
 from .dialog import DialogAgent
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ __all__ = ["DictDialogAgent", "default_response", "parse_dict"]
 MAX_LENIENT = 100_000
 """Characters beyond which an answer that is not JSON is not looked at any further."""
 
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+MAX_REPAIR = 4_000
+"""The same for json-repair, whose time grows with the square of what it has to repair."""
+
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 _TAKEN = frozenset(dir(Msg)) | {"echo"}
 
 
@@ -117,6 +120,7 @@ def _read_object(text: str) -> dict[str, Any] | None:
     for read in (orjson.loads, _read_python, _repair):
         try:
             value = orjson.loads(orjson.dumps(read(text)))
+            freeze(value, "answer")  # what no message may hold is no answer either
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(value, dict):
@@ -133,4 +137,4 @@ def _repair(text: str) -> Any:
         import json_repair
     except ImportError:
         return None
-    return json_repair.loads(text) if len(text) <= MAX_LENIENT and "{" in text else None
+    return json_repair.loads(text) if len(text) <= MAX_REPAIR and "{" in text else None

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentStream"]
 
-MAX_UNHEARD = 16
-"""Pieces that may wait for a slow listener before the speaker, and so its model, has to."""
-
 
 class AgentStream:
     """One turn being listened to: see ``agent.stream``."""
@@ -26,7 +23,9 @@ class AgentStream:
         self._agent = agent
         self._x = x
         self._kwargs = kwargs
-        self._pieces: asyncio.Queue[Speech | None] = asyncio.Queue(MAX_UNHEARD)
+        # Without a bound: a speaker that waited for its listener would wait for ever for one
+        # that asks it something between two pieces. A reply's text is small.
+        self._pieces: asyncio.Queue[Speech | None] = asyncio.Queue()
         self._task: asyncio.Task[Msg] | None = None
         self._has_raised = False
 
@@ -89,9 +88,7 @@ class AgentStream:
                 await ear.hear(msg)
             return msg
         finally:
-            # The end mark. A full queue has a reader on its way, who will find the task done.
-            if not self._pieces.full():
-                self._pieces.put_nowait(None)
+            self._pieces.put_nowait(None)
 
 
 class _Ear:
@@ -107,11 +104,11 @@ class _Ear:
     async def hear(self, content: Msg | Speech | str) -> None:
         """Pass on a piece; a whole message only when its pieces were not heard before it."""
         if isinstance(content, Speech):
-            self._in_pieces = True
+            self._in_pieces = self._in_pieces or content.kind == "text"
         elif self._in_pieces:
             self._in_pieces = False
             return
         else:
             content = Speech("text", content.text if isinstance(content, Msg) else content)
         self.has_heard = True
-        await self._pieces.put(content)
+        self._pieces.put_nowait(content)

@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import inspect
 import os
-import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -53,6 +52,8 @@ class UserAgent(AgentBase):
         """
         self._remember(x)
         keys = [required_keys] if isinstance(required_keys, str) else required_keys or []
+        blank: dict[str, Any] = dict.fromkeys(keys, "")
+        Msg(self.name, "", "user", **blank)  # asks for nothing a message could not hold
         async with asyncio.timeout(timeout or None):
             content = await self._hear("User input: ")
             fields: dict[str, Any] = {key: await self._hear(f"{key}: ") for key in keys}
@@ -66,7 +67,8 @@ class UserAgent(AgentBase):
         if self._source is None:
             return await read_line(prompt)
         if callable(self._source):
-            return await self._source(prompt)
+            line = self._source(prompt)
+            return await line if inspect.isawaitable(line) else str(line)
         try:
             return await anext(self._source)
         except StopAsyncIteration:
@@ -82,6 +84,8 @@ async def read_line(prompt: str) -> str:
         EOFError: the input has ended.
     """
     async with _turn_at_the_terminal():
+        if sys.stdin is None:
+            raise EOFError("Standard input is closed.")
         descriptor = _pollable_stdin()
         if descriptor is None:
             # No descriptor to wait for: a test's StringIO, a replaced input(), or Windows.
@@ -115,11 +119,12 @@ class _StdinLines:
 
 
 async def _until_readable(descriptor: int) -> None:
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return  # a file is always ready, and cannot be waited for
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(descriptor, _set, ready)
+    try:
+        loop.add_reader(descriptor, _set, ready)
+    except PermissionError:
+        return  # a file or /dev/null: always ready, and epoll refuses it for that
     try:
         await ready
     finally:

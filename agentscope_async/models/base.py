@@ -124,7 +124,7 @@ class ModelWrapperBase(ABC):
     ``_stream`` where it can speak before it has finished.
     """
 
-    model_type: ClassVar[str]
+    model_type: ClassVar[str] = ""
     _types: ClassVar[dict[str, type[ModelWrapperBase]]] = {}
 
     def __init__(
@@ -142,7 +142,7 @@ class ModelWrapperBase(ABC):
             generate_args: arguments sent with each call unless the call says otherwise.
         """
         self.config_name = config_name
-        self.model_name = model_name or self.model_type
+        self.model_name = model_name or self.model_type or type(self).__name__
         self.generate_args = dict(generate_args or {})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -179,6 +179,8 @@ class ModelWrapperBase(ABC):
             args = {**self.generate_args, **args}
         if parse_func is None:
             return self._call(messages, args)
+        if max_retries is not None and max_retries < 0:
+            raise ConfigError(f"max_retries must not be negative, got {max_retries}")
         return self._call_and_parse(
             messages, args, parse_func, fault_handler, max_retries or DEFAULT_PARSE_ATTEMPTS
         )
@@ -225,7 +227,8 @@ class ModelWrapperBase(ABC):
         Raises:
             TypeError: an item is not a message.
         """
-        flat = flatten(msgs)
+        flat: list[Msg] = []
+        flatten(msgs, flat)
         if me is None:
             return [{"role": msg.role, "name": msg.name, "content": msg.text} for msg in flat]
         return [_as_heard_by(me, msg) for msg in flat]
@@ -244,13 +247,13 @@ class ModelWrapperBase(ABC):
         yield response
 
 
-def flatten(msgs: Iterable[Any]) -> Iterator[Msg]:
-    """Yield the messages in nested lists, in order; None is left out."""
+def flatten(msgs: Iterable[Any], flat: list[Msg]) -> None:
+    """Append the messages in nested lists to ``flat``, in order; None is left out."""
     for item in msgs:
         if isinstance(item, Msg):
-            yield item
+            flat.append(item)
         elif isinstance(item, list):
-            yield from flatten(item)
+            flatten(item, flat)
         elif item is not None:
             raise TypeError(f"format() takes messages and lists of them, not {type(item).__name__}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -65,8 +66,10 @@ class ModelRegistry:
         """Return the known ``config_name``s, in the order they were added."""
         return list(self._configs)
 
-    def load(self, model: str) -> ModelWrapperBase:
+    def load(self, model: str, *, also: Sequence[str] = ()) -> ModelWrapperBase:
         """Return the wrapper for a ``config_name`` or a ``"provider:model"`` string.
+
+        ``also`` names configurations known elsewhere, for the error.
 
         Raises:
             ConfigError: neither a known name nor a known provider.
@@ -80,10 +83,10 @@ class ModelRegistry:
             module = importlib.import_module(f".{PROVIDERS[provider]}", __package__)
             wrapper: ModelWrapperBase = module.by_name(name)
             return wrapper
-        raise ConfigError(self._unknown(model))
+        raise ConfigError(self._unknown(model, also))
 
-    def _unknown(self, model: str) -> str:
-        known = [*self._configs, *(f"{provider}:..." for provider in sorted(PROVIDERS))]
+    def _unknown(self, model: str, also: Sequence[str]) -> str:
+        known = [*self._configs, *also, *(f"{provider}:..." for provider in sorted(PROVIDERS))]
         near = difflib.get_close_matches(model, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"No model configuration is named {model!r}; {hint}known: {', '.join(known)}."
@@ -101,8 +104,10 @@ def find_model(model: ModelWrapperBase | str | None, runtime: Any = None) -> Mod
         raise ConfigError(
             f"A model is a wrapper, a config name or 'provider:model', not {type(model).__name__}."
         )
-    if runtime is not None and model in runtime.models:
-        return cast("ModelWrapperBase", runtime.models.load(model))
+    if runtime is None:
+        return process_models.load(model)
+    if model in runtime.models or model not in process_models:
+        return cast("ModelWrapperBase", runtime.models.load(model, also=process_models.names()))
     return process_models.load(model)
 
 

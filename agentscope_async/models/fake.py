@@ -104,10 +104,7 @@ class ScriptedModel(FakeModel):
                 provider="fake",
                 model=self.model_name,
             )
-        answer = self.answers[index]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        return self.answers[index]
 
 
 class FunctionModel(FakeModel):
@@ -129,14 +126,16 @@ def by_name(name: str) -> ModelWrapperBase:
     """Return the fake meant by ``"fake:NAME"``."""
     if name != "echo":
         raise ConfigError(f"No fake model is named {name!r}; known: 'fake:echo'.")
-    return EchoModel(model_name="echo")
+    return EchoModel(f"fake:{name}", model_name=name)
 
 
 def _as_response(answer: Any, messages: Messages, model: str) -> ModelResponse:
     if isinstance(answer, ModelResponse):
         return answer
+    if isinstance(answer, BaseException):
+        raise answer
     text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
-    usage = Usage(_words(messages), _words(text), estimated=True)
+    usage = Usage(_words(messages), text.count(" ") + 1, True)
     return ModelResponse(text, usage=usage, finish_reason="stop", model=model)
 
 
@@ -150,7 +149,10 @@ def _last_text(messages: Messages) -> str:
 def _words(messages: Messages) -> int:
     if isinstance(messages, str):
         return messages.count(" ") + 1
-    return sum(str(each.get("content", "")).count(" ") + 1 for each in messages if isinstance(each, dict))
+    count = 0
+    for each in messages:
+        count += str(each["content"]).count(" ") + 1
+    return count
 
 
 def _word_by_word(delta: Speech) -> Iterable[Speech]:

@@ -196,8 +196,8 @@ class LocalModel(ModelWrapperBase):
 def by_name(name: str) -> LocalModel:
     """Return the model meant by ``"local:NAME"``: ``smollm2``, or the path of a GGUF file."""
     if name.endswith(".gguf") or Path(name).name != name:
-        return LocalModel(model_path=name)
-    return LocalModel(model_name=name)
+        return LocalModel(f"local:{name}", model_path=name)
+    return LocalModel(f"local:{name}", model_name=name)
 
 
 # -- the engine: one loaded model, asked by its own threads --

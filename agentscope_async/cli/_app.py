@@ -1,0 +1,111 @@
+"""The commands and their options; what they do stands in a module each."""
+
+# Without `from __future__ import annotations`: typer reads these at run time.
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import chat as _chat, debate as _debate, doctor as _doctor
+from ._plan import DEFAULTS
+from ._run import run
+
+__all__ = ["app"]
+
+MODEL_HELP = "A configuration's name, or provider:model."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Agents that talk: with you, and with each other.",
+)
+
+ModelConfigs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json", exists=True, dir_okay=False, help="Model configurations that --model may name."
+    ),
+]
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"agentscope-async {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = DEFAULTS.model,
+    system: Annotated[str, typer.Option(help="What the agent is told to be.")] = _chat.PERSONA,
+    name: Annotated[str, typer.Option(help="The agent's name.")] = "Assistant",
+    model_configs: ModelConfigs = None,
+) -> None:
+    """Talk with an agent, in the terminal or through a pipe (one message a line)."""
+    run(_chat.chat(model=model, system=system, name=name, model_configs=model_configs))
+
+
+@app.command()
+def debate(
+    context: typer.Context,
+    topic: Annotated[str, typer.Option(help="A claim, or a question, to argue about.")] = DEFAULTS.topic,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side speaks.")] = DEFAULTS.rounds,
+    debates: Annotated[int, typer.Option(min=1, help="How many to hold.")] = DEFAULTS.debates,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many at a time.")] = DEFAULTS.limit,
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = DEFAULTS.model,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**31, help="The same seed, the same debate.", show_default="random"),
+    ] = None,
+    save_dir: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("./runs"),
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN_DIR",
+            exists=True,
+            file_okay=False,
+            help="Go on with a stopped run of several debates.",
+        ),
+    ] = None,
+    model_configs: ModelConfigs = None,
+) -> None:
+    """Let two agents debate a topic and a third one judge; or hold many debates at once."""
+    if not topic.strip():
+        raise typer.BadParameter("A debate needs a topic that is not empty.", param_hint="--topic")
+    options = {
+        "topic": topic,
+        "rounds": rounds,
+        "debates": debates,
+        "limit": limit,
+        "model": model,
+        "seed": seed,
+        "model_configs": model_configs and str(model_configs.resolve()),
+    }
+    session = _debate.Session(
+        save_dir, resume, {key: options[key] for key in options if _is_given(context, key)}
+    )
+    run(session.hold(), session.when_interrupted)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is installed and which models can be used."""
+    run(_doctor.doctor(is_terminal=sys.stdout.isatty()))
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"

@@ -1,0 +1,82 @@
+"""``agentscope-async chat``: one person, one agent."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ..agents.user import read_line
+from ..errors import AgentScopeError
+from ..message import Msg
+from ..models.config import find_model
+from ..runtime import Runtime
+from ._cast import Talker, is_small, load, with_arguments
+from ._run import complain, problem
+from ._talk import Talk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["PERSONA", "chat"]
+
+PERSONA = "You are a friendly assistant. Keep your answers short."
+PERSON = "User"
+MAX_TOKENS = 256
+"""Of a local model's answer; it does not always find an end by itself."""
+
+
+async def chat(*, model: str, system: str, name: str, model_configs: Path | None) -> int:
+    """Let the person at standard input talk with an agent until the input ends."""
+    async with Runtime(model_configs=model_configs) as runtime:
+        wrapper = find_model(model, runtime)
+        if is_small(wrapper):
+            wrapper = with_arguments(wrapper, max_tokens=MAX_TOKENS, temperature=0.6)
+        agent = Talker(name, system, wrapper)
+        await load(wrapper)
+        await _converse(agent, is_interactive=sys.stdin is not None and sys.stdin.isatty())
+    return 0
+
+
+async def _converse(agent: Talker, *, is_interactive: bool) -> None:
+    talk = Talk()
+    if is_interactive:
+        talk.note(f"You are talking with {agent.name} ({agent.model.model_name}). Ctrl-D ends it.")
+    while (text := await _next_line(talk, is_interactive=is_interactive)) is not None:
+        if not text.strip():
+            continue
+        try:
+            await _answer(agent, Msg(PERSON, text, "user"), talk)
+        except AgentScopeError as error:
+            talk.break_off()
+            if not is_interactive:
+                raise
+            complain(f"error: {problem(error)}")
+
+
+async def _answer(agent: Talker, msg: Msg, talk: Talk) -> None:
+    try:
+        async with agent.stream(msg) as stream:
+            async for speech in stream:
+                talk.hear(agent.name, speech)
+        talk.hear(agent.name, stream.msg)
+    except BaseException:
+        talk.break_off()
+        raise
+
+
+async def _next_line(talk: Talk, *, is_interactive: bool) -> str | None:
+    """Return what the person says next; None at the end of the input."""
+    if sys.stdin is None:
+        return None
+    if is_interactive:
+        talk.label("You")
+    try:
+        return await read_line("")
+    except EOFError:
+        if is_interactive:
+            talk.note("")
+        return None
+    except BaseException:
+        if is_interactive:
+            talk.note("")
+        raise
