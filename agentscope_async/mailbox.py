@@ -219,7 +219,7 @@ class Mailbox:
 
     __slots__ = (
         "_turn", "_letters", "_unadmitted", "_stopped", "_idle",
-        "capacity", "overflow", "handled", "failed", "rejected", "dropped", "longest_wait_s", "__weakref__",
+        "capacity", "overflow", "handled", "failed", "rejected", "dropped", "longest_wait_s",
     )  # fmt: skip
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY, overflow: Overflow = "wait") -> None:
@@ -228,7 +228,8 @@ class Mailbox:
         Raises:
             ConfigError: ``capacity`` is below 1 or ``overflow`` unknown.
         """
-        check_options(capacity, overflow)
+        if capacity != DEFAULT_CAPACITY or overflow != "wait":
+            check_options(capacity, overflow)
         self.capacity = capacity
         self.overflow = overflow
         self._turn: Turn | None = None  # the open one; _STOPPED when stopped and idle

@@ -42,7 +42,7 @@ def imported_units(path: Path) -> set[tuple[str, int]]:
         if node.level < depth:
             continue  # within its own sub-package
         names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-        found |= {(name, node.lineno) for name in names}
+        found |= {(name, node.lineno) for name in names if not name.startswith("__")}
     return found
 
 

@@ -155,7 +155,7 @@ class _AgentErrand:
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         """Run one reply."""
         agent: Any = letter.agent
-        run: Coroutine[Any, Any, Any] = agent._take_turn(agent.reply, letter.msg, None, True, None, letter)
+        run: Coroutine[Any, Any, Any] = agent._take_turn(None, letter.msg, None, None, letter)
         return run
 
 
@@ -186,9 +186,7 @@ class Submission(_AgentErrand):
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         """Run one reply, with the keywords of ``submit``."""
         agent: Any = letter.agent
-        run: Coroutine[Any, Any, Any] = agent._take_turn(
-            agent.reply, letter.msg, self._kwargs, True, None, letter
-        )
+        run: Coroutine[Any, Any, Any] = agent._take_turn(None, letter.msg, self._kwargs, None, letter)
         return run
 
     def succeed(self, letter: Letter, result: Any) -> None:
@@ -212,7 +210,7 @@ class _Observation:
 
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         agent: Any = letter.agent
-        run: Coroutine[Any, Any, Any] = agent._take_turn(agent.observe, letter.msg, None, False, None, letter)
+        run: Coroutine[Any, Any, Any] = agent._take_turn(agent.observe, letter.msg, None, None, letter)
         return run
 
     succeed = None

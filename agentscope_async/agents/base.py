@@ -172,7 +172,7 @@ class AgentBase:
         # Not `async`: the coroutine of the turn itself is handed out, one frame less for each ask.
         if _context.attentive:
             return self._watched(x, kwargs, _listener)
-        return self._take_turn(self.reply, x, kwargs, True, _listener)
+        return self._take_turn(None, x, kwargs or None, _listener)
 
     def stream(self, x: Any = None, **kwargs: Any) -> AgentStream:
         """Ask, and hear the answer while it is being given: ``async with agent.stream(x) as s``.
@@ -434,14 +434,13 @@ class AgentBase:
 
     async def _take_turn(
         self,
-        act: Callable[..., Awaitable[Any]],
+        act: Callable[[Any], Awaitable[Any]] | None,
         x: Any = None,
         kwargs: dict[str, Any] | None = None,
-        is_reply: bool = False,
         listener: Any = None,
         turn: Turn | None = None,
     ) -> Any:
-        """Run ``act`` as one turn in this task: wait for it, run, tell the circles, pass it on.
+        """Reply, or ``act``, as one turn in this task: wait for it, run, tell the circles, pass it on.
 
         With a ``turn`` that is open already (a letter's), its holder does the last two. One
         flat function, because each further frame costs every ask a tenth of its time.
@@ -476,9 +475,12 @@ class AgentBase:
                 began_at = self._report_start()
             if type(x) is Reply:
                 x = await x
-            result = await (act(x, **kwargs) if kwargs else act(x))
-            if is_reply and type(result) is not Msg and not isinstance(result, Msg):
-                raise InvalidReplyError(self.name, result)
+            if act is not None:
+                result = await act(x)
+            else:
+                result = await (self.reply(x, **kwargs) if kwargs else self.reply(x))
+                if type(result) is not Msg and not isinstance(result, Msg):
+                    raise InvalidReplyError(self.name, result)
             if turn.extra is not None or task.cancelling() != cancels:
                 _honour_cancellation(turn, task, cancels)
         except BaseException as error:
@@ -501,7 +503,7 @@ class AgentBase:
         if began_at is not None:
             self._report_end(began_at, None)
         # Placed before the turn is passed on, so that listeners hear this reply before the next.
-        heard = announce(self, result) if self._circles and is_reply else None
+        heard = announce(self, result) if self._circles and act is None else None
         if not is_ours:
             if heard:
                 start_all(heard, turn)
@@ -559,7 +561,7 @@ class AgentBase:
         """Ask under the runtime's time limit."""
         runtime = _context.find_runtime(self._runtime)
         limit_s = runtime.ask_timeout_s if runtime is not None else None
-        asking = self._take_turn(self.reply, x, kwargs, True, listener)
+        asking = self._take_turn(None, x, kwargs, listener)
         if limit_s is None:
             return cast("Msg", await asking)
         try:

@@ -138,7 +138,7 @@ def _line(result: DebateResult, terms: Mapping[str, Any]) -> bytes:
         **{term: terms[term] for term in TERMS},
         "messages": [msg.to_dict() for msg in result.messages],
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
-        "usage": result.usage,
+        "usage": result.usage._asdict(),
         "error": None if result.error is None else _brief(result.error),
         "seconds": result.seconds,
     }

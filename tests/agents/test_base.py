@@ -218,20 +218,12 @@ async def test_C02_keywords_go_to_reply():
         await Parrot("parrot")("hi", tone="kind")
 
 
-async def test_C02_a_plain_reply_function_is_a_type_error_and_the_agent_lives_on():
-    class Plain(AgentBase):
-        is_plain = True
+def test_C02_a_plain_reply_function_is_refused_where_it_is_written():
+    with pytest.raises(TypeError, match=r"Plain\.reply .*async def"):
 
-        def reply(self, x=None):
-            msg = Msg(self.name, "x", "assistant")
-            return msg if self.is_plain else asyncio.sleep(0, msg)
-
-    plain = Plain("plain")
-    with pytest.raises(TypeError):
-        await plain("hi")
-    plain.is_plain = False
-    async with asyncio.timeout(30):
-        assert (await plain("hi")).text == "x"
+        class Plain(AgentBase):
+            def reply(self, x=None):
+                return Msg(self.name, "x", "assistant")
 
 
 @pytest.mark.parametrize("wrong", [None, "text", {"content": "x"}, 3, [], Speech("text", "x")])
@@ -695,7 +687,7 @@ def test_C06_load_memory_takes_a_list_a_text_or_a_path(tmp_path):
 
 
 @pytest.fixture
-def log_folder(tmp_path):
+def log_folder(tmp_path, capsys):
     chat_logging.setup_logger(tmp_path)
     yield tmp_path
     _undo_setup()
