@@ -50,25 +50,35 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class ChatLog:
     """Writes what agents say, to a terminal and to a file of JSON lines, each if given."""
 
-    def __init__(self, *, terminal: TextIO | None = None, file: Path | None = None) -> None:
-        """Write to ``terminal`` (in colour when it is one) and append to ``file``."""
-        self._terminal = terminal
+    def __init__(self, *, terminal: TextIO | bool = False, file: Path | None = None) -> None:
+        """Write to ``terminal`` (in colour when it is one) and append to ``file``.
+
+        ``terminal=True`` is whatever standard output is at each message: it changes in
+        notebooks and under test runners.
+        """
+        self._given_terminal = terminal
         self._colours: dict[str, int] = {}
         self._file = file.open("ab") if file is not None else None
+
+    @property
+    def _terminal(self) -> TextIO | None:
+        return sys.stdout if self._given_terminal is True else self._given_terminal or None
 
     def show(self, message: Msg | dict[str, Any] | str) -> None:
         """Write one message: ``speaker: text``, then ``speaker: url`` for each attachment."""
         if self._file is not None:
             self._file.write(_as_json_line(message))
             self._file.flush()
-        if self._terminal is not None:
-            text = "".join(line + "\n" for line in self.lines(message))
-            try:
-                self._terminal.write(text)
-            except UnicodeEncodeError:  # a terminal of few characters; a turn must not fail for that
-                encoding = self._terminal.encoding or "ascii"
-                self._terminal.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            self._terminal.flush()
+        terminal = self._terminal
+        if terminal is None:
+            return
+        text = "".join(line + "\n" for line in self.lines(message))
+        try:
+            terminal.write(text)
+        except UnicodeEncodeError:  # a terminal of few characters; a turn must not fail for that
+            encoding = terminal.encoding or "ascii"
+            terminal.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        terminal.flush()
 
     def lines(self, message: Msg | dict[str, Any] | str) -> list[str]:
         """Return the terminal lines for one message."""
@@ -87,7 +97,8 @@ class ChatLog:
         """Return the speaker's name, bold and in its colour when the terminal is one."""
         code = self._colours.setdefault(speaker, list(COLOURS.values())[len(self._colours) % len(COLOURS)])
         name = visible(speaker)
-        if self._terminal is None or not self._terminal.isatty():
+        terminal = self._terminal
+        if terminal is None or not terminal.isatty():
             return name
         return f"\x1b[1;{code}m{name}\x1b[0m"
 
@@ -130,7 +141,7 @@ def setup_logger(path_log: str | Path | None = None, level: str = "INFO") -> Cha
     logger.propagate = False
     _default_chat.use(
         ChatLog(
-            terminal=sys.stdout if threshold <= LEVELS["CHAT"] else None,
+            terminal=threshold <= LEVELS["CHAT"],
             file=folder / "logging.chat" if folder is not None else None,
         )
     )
@@ -209,7 +220,7 @@ class _DefaultChat:
 
     @property
     def log(self) -> ChatLog:
-        return self._log if self._log is not None else ChatLog(terminal=sys.stdout)
+        return self._log if self._log is not None else ChatLog(terminal=True)
 
     def use(self, log: ChatLog | None) -> None:
         if self._log is not None:

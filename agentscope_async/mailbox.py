@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from ._context import find_runtime
+from ._deadlock import Blocked
+from ._turn import Named, Turn, current_turn, open_turn
 from .errors import (
     AgentStoppedError,
     ConfigError,
-    DeadlockError,
     InterruptedTurnError,
     MailboxFullError,
     RuntimeClosedError,
@@ -30,7 +30,7 @@ from .errors import (
 from .logging import brief, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterable
 
     from ._context import RuntimeLike
     from .message import Msg
@@ -44,12 +44,6 @@ OVERFLOWS = ("wait", "reject", "drop_oldest", "drop_newest")
 DEFAULT_CAPACITY = 1000
 
 
-class Named(Protocol):
-    """Whoever owns a mailbox."""
-
-    name: str
-
-
 class MailboxStatistics(NamedTuple):
     """A snapshot: letters waiting now; turns handled and failed, letters rejected and dropped so far."""
 
@@ -59,69 +53,6 @@ class MailboxStatistics(NamedTuple):
     rejected: int
     dropped: int
     longest_wait_s: float
-
-
-class Turn:
-    """The right to run: one message being handled by one agent.
-
-    ``parent`` is the turn in which the message was sent, if its sender waits for this
-    one; the open turns from here up through the parents are the call chain. ``task`` is
-    what runs the turn, None before it starts and after it ends. Background work that
-    outlives its turn inherits one that has ended, and so is not in any chain.
-    """
-
-    __slots__ = ("agent", "parent", "task", "extra")
-
-    def __init__(self, agent: Named, parent: Turn | None) -> None:
-        self.agent = agent
-        self.parent = parent
-        self.task: asyncio.Task[Any] | None = None
-        self.extra: TurnExtra | None = None
-
-    def more(self) -> TurnExtra:
-        """Return what few turns need, made on first use."""
-        if self.extra is None:
-            self.extra = TurnExtra()
-        return self.extra
-
-    def chain(self) -> Iterator[Turn]:
-        """Yield the open turns from this one up to the first."""
-        turn: Turn | None = self
-        while turn is not None and turn.task is not None:
-            yield turn
-            turn = turn.parent
-
-    def interrupt(self, reason: str | None) -> None:
-        """End this turn, which is open, with InterruptedTurnError; once is enough."""
-        extra = self.more()
-        if extra.interruption is None:
-            extra.interruption = InterruptedTurnError(self.agent.name, reason)
-            if self.task is None:
-                return  # it is about to begin, and will not
-            if self.task is asyncio.current_task():
-                raise extra.interruption  # a handler that ends its own turn
-            self.task.cancel()
-
-
-class TurnExtra:
-    """Of a turn: what it waits for, who listens, and whether it was interrupted."""
-
-    __slots__ = ("waits", "listener", "interruption")
-
-    def __init__(self) -> None:
-        self.waits: list[Wait] = []
-        self.listener: Any = None
-        self.interruption: InterruptedTurnError | None = None
-
-
-current_turn: ContextVar[Turn | None] = ContextVar("agentscope_async.turn", default=None)
-"""The turn this code runs in; one that has ended (``task`` is None) is as good as none."""
-
-
-def open_turn() -> Turn | None:
-    """Return the turn this code runs in, if it runs in one."""
-    turn = current_turn.get()
-    return turn if turn is not None and turn.task is not None else None
 
 
 class Letter(Turn):
@@ -203,17 +134,6 @@ class Errand(Protocol):
         """Tell whoever cares that the letter will not be handled."""
 
 
-class Wait(NamedTuple):
-    """A turn that is blocked: on a mailbox, or on a :class:`Reply`."""
-
-    turn: Turn
-    target: Mailbox | Reply
-
-
-current_waits: dict[int, Wait] = {}
-"""All blocked turns of this process, for ``rt.graph()``."""
-
-
 class Mailbox:
     """FIFO of letters for one agent; whoever holds the turn may run its reply."""
 
@@ -254,6 +174,8 @@ class Mailbox:
     def turn(self) -> Turn | None:
         """The open turn, if there is one."""
         return None if self._turn is _STOPPED else self._turn
+
+    holder = turn
 
     def statistics(self) -> MailboxStatistics:
         """Return the counters as they are now."""
@@ -430,9 +352,12 @@ class Mailbox:
 
     def _start_anew(self, letter: Letter) -> Turn:
         """Forget what a closed loop left behind, whose tasks and futures are dead, and open a turn."""
+        left_turn = self._turn
         for left in self._take_all():
             if left.errand is not None:
                 bury(left, "event loop closed")
+        if left_turn is not None and left_turn.task is not None:
+            _close(left_turn.task)  # its handler's `finally`s now, while its memory can still be rolled back
         self._turn = letter
         return letter
 
@@ -504,13 +429,6 @@ _STOPPED = Turn.__new__(Turn)
 """Holds the turn of a stopped, idle mailbox, so that the free path tests one thing only."""
 
 
-def name_of(target: Mailbox | Reply) -> str:
-    """Return whose mailbox, or whose reply, somebody waits for."""
-    if isinstance(target, Reply):
-        return target.name
-    return target.turn.agent.name if target.turn is not None else "?"
-
-
 def check_options(capacity: int, overflow: str) -> None:
     """Raise ConfigError unless these are options a mailbox can have."""
     if not isinstance(capacity, int) or capacity < 1:
@@ -527,13 +445,24 @@ def hand_on(mailbox: Mailbox, turn: Turn) -> None:
             # From a hub outside any runtime, to be run by whoever ends the turn before it. But
             # that is us, and we are being cancelled: any runtime that is open by now will do.
             letter.runtime = find_runtime(getattr(letter.agent, "_runtime", None))
-            if letter.runtime is not None:
-                letter.runtime.accept(mailbox)
+            try:
+                if letter.runtime is not None:
+                    letter.runtime.accept(mailbox)
+            except RuntimeClosedError:
+                letter.runtime = None
         if letter.runtime is not None:
             start(mailbox, letter)
             return
         bury(letter, "no task to run it in")
         letter = mailbox.release(letter)
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    """End the coroutine of a task whose loop is closed."""
+    try:
+        task.get_coro().close()
+    except Exception as error:
+        get_logger().warning("handler_left_by_closed_loop", task=task.get_name(), error=brief(error))
 
 
 async def hand_on_inline(mailbox: Mailbox, turn: Turn) -> None:
@@ -717,6 +646,13 @@ class Reply:
         self._letter.interrupt(reason)
         return True
 
+    @property
+    def holder(self) -> Turn | None:
+        """The turn that must end before the answer is there, or before its own can begin."""
+        if self._future.done():
+            return None
+        return self._letter if self._letter.task is not None else self._mailbox.turn
+
     def __await__(self) -> Generator[Any, None, Msg]:
         return self._wait().__await__()
 
@@ -728,79 +664,3 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply of {self.name!r}, {'done' if self.done() else 'pending'}>"
-
-
-class Blocked:
-    """While inside, ``turn`` (and all turns above it) is known to wait for ``target``.
-
-    Raises DeadlockError, when made, if that wait would close a circle. Circles are looked
-    for only here, where somebody is about to wait: a turn that is free is no way into one.
-    """
-
-    __slots__ = ("_wait", "_turns")
-
-    def __init__(self, turn: Turn | None, target: Mailbox | Reply, name: str) -> None:
-        self._turns = list(turn.chain()) if turn is not None else []
-        self._wait: Wait | None = None
-        if self._turns:  # a caller outside all turns holds nothing that anyone could wait for
-            path = _find_circle(self._turns, target, name)
-            if path is not None:
-                raise DeadlockError(name, path)
-            self._wait = Wait(self._turns[0], target)
-
-    def __enter__(self) -> None:
-        if self._wait is not None:
-            current_waits[id(self)] = self._wait
-            for turn in self._turns:
-                turn.more().waits.append(self._wait)
-
-    def __exit__(self, *exc: object) -> None:
-        if self._wait is not None:
-            current_waits.pop(id(self), None)
-            for turn in self._turns:
-                turn.more().waits.remove(self._wait)
-
-
-def _find_circle(ours: list[Turn], target: Mailbox | Reply, name: str) -> list[str] | None:
-    """Return the names around the circle that waiting for ``target`` would close, or None.
-
-    A depth-first search forward from the turn that has what we want, along what it and
-    the turns below it are blocked on, until one of our own is met. A turn that races
-    several asks counts as waiting for each of them.
-    """
-    places = {turn: place for place, turn in enumerate(ours)}
-    seen: set[Turn] = set()
-    stack = [(holder, [name]) for holder in _holders(target)]
-    while stack:
-        turn, path = stack.pop()
-        if turn in places:
-            return [each.agent.name for each in reversed(ours[: places[turn] + 1])] + path
-        if turn in seen or turn.extra is None:
-            continue
-        seen.add(turn)
-        for wait in turn.extra.waits:
-            below = _names_below(turn, wait.turn)
-            stack.extend((holder, [*path, *below, holder.agent.name]) for holder in _holders(wait.target))
-    return None
-
-
-def _names_below(turn: Turn, blocked: Turn) -> list[str]:
-    names: list[str] = []
-    for each in blocked.chain():
-        if each is turn:
-            break
-        names.insert(0, each.agent.name)
-    return names
-
-
-def _holders(target: Mailbox | Reply) -> Iterator[Turn]:
-    """Yield the turn that must end before ``target`` can be had."""
-    if isinstance(target, Reply):
-        if target.done():
-            return
-        if target._letter.task is not None:
-            yield target._letter
-            return
-        target = target._mailbox
-    if target.turn is not None:
-        yield target.turn

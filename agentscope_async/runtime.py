@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from anyio.lowlevel import RunVar
 
 from . import _context
+from ._deadlock import current_waits
 from ._rundir import RunDirectory
+from ._turn import open_turn
 from .errors import ConfigError, RuntimeClosedError
 from .events import Event, LetterBuried
 from .logging import ChatLog, brief, get_logger, level_number, setup_logger, show_if_set_up
-from .mailbox import current_waits, name_of, open_turn
 from .models.config import ModelConfigs, ModelRegistry, load_configs, process_models
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ class Runtime:
         self.is_open = False
         self._post_attempts = post_attempts
         self._on_error = on_error
-        terminal = sys.stdout if chat is True else chat or None
-        self._chat = ChatLog(terminal=terminal) if terminal is not None else None
+        self._chat = ChatLog(terminal=chat) if chat is not False else None
         self._is_closing = False
         self._is_closed = False
         self._last_words: list[Awaitable[None]] = []
@@ -247,7 +246,7 @@ class Runtime:
     def graph(self) -> list[tuple[str, str]]:
         """Return who waits on whom now: pairs of agent names, waiting one first."""
         return [
-            (wait.turn.agent.name, name_of(wait.target))
+            (wait.turn.agent.name, wait.name)
             for wait in current_waits.values()
             if _runtime_of(wait.turn) in (self, None)
         ]

@@ -43,7 +43,7 @@ def find_leaks(known: set[int] | None = None) -> list[str]:
 
 def _alive() -> Iterator[tuple[object, str]]:
     from . import _context
-    from .mailbox import Turn
+    from ._turn import Turn
 
     for runtime in list(_context.open_runtimes):
         yield runtime, f"an open runtime: {runtime!r}; leave it, `async with` does"

