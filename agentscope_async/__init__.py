@@ -20,8 +20,8 @@ _HOMES = {
     ],
     "errors": [
         "AgentError", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError", "AskTimeoutError",
-        "BadResponse", "ConfigError", "DeadlockError", "InterruptedTurnError", "InvalidReplyError",
-        "MailboxFullError", "MessageError", "MissingExtraError", "ModelError", "NoRuntimeError",
+        "BadResponse", "CancellationSwallowedError", "ConfigError", "DeadlockError", "InterruptedTurnError",
+        "InvalidReplyError", "MailboxFullError", "MessageError", "MissingExtraError", "ModelError", "NoRuntimeError",
         "QuorumError", "ReplyExitError", "RuntimeClosedError",
     ],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],

@@ -5,6 +5,7 @@
     AgentScopeError
     ├── AgentError                 .agent (a name)
     │   ├── AgentStoppedError
+    │   ├── CancellationSwallowedError
     │   ├── DeadlockError          .chain (names, first one again at the end); a RuntimeError
     │   ├── InterruptedTurnError   .reason
     │   ├── InvalidReplyError      .value_type; a TypeError
@@ -38,6 +39,7 @@ __all__ = [
     "AgentStoppedError",
     "AskTimeoutError",
     "BadResponse",
+    "CancellationSwallowedError",
     "ConfigError",
     "DeadlockError",
     "InterruptedTurnError",
@@ -78,6 +80,23 @@ class AgentStoppedError(AgentError):
 
     def __init__(self, agent: str) -> None:
         super().__init__(f"Agent {agent!r} is stopped and takes no more messages.", agent=agent)
+
+
+class CancellationSwallowedError(AgentError):
+    """The caller was cancelled, and ``reply`` caught that and returned all the same.
+
+    Its answer is thrown away, as for any cancelled turn. Under an anyio cancel scope the
+    cancellation itself goes on instead of this error. Before Python 3.13 a
+    ``asyncio.TaskGroup`` in ``reply`` looks the same when a child fails while its block is
+    ending and ``reply`` catches that error: await the children inside the block there.
+    """
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(
+            f"reply() of agent {agent!r} caught its cancellation and returned. "
+            f"After cleaning up, let CancelledError go on: `raise`.",
+            agent=agent,
+        )
 
 
 class DeadlockError(AgentError, RuntimeError):

@@ -121,10 +121,13 @@ async def fail_beside_it_in_a_task_group(agent: Actor) -> None:
         await agent.begun.wait()
         raise ValueError("beside")
 
-    with pytest.raises(ExceptionGroup) as caught:
+    async def both() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(agent(message("cancelled")))
             group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await start(both())  # a task of its own: before Python 3.13 a failed group leaves a count behind
     assert caught.group_contains(ValueError, match="beside")
 
 
@@ -182,7 +185,7 @@ async def test_a_caller_that_goes_away_cancels_its_turn(ending: Callable[[Actor]
     await assert_usable(agent, "before")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", [e for e in ENDINGS if e is not time_out_under_a_runtime])
 async def test_the_next_caller_is_served_when_the_one_before_goes_away(
     ending: Callable[[Actor], Awaitable[None]],
 ) -> None:
@@ -369,19 +372,28 @@ async def test_limits_inside_a_handler_are_its_own() -> None:
                 await for_ever()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(for_ever(), 0.001)
-        with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(for_ever())
-                group.create_task(fail())
-
-    async def fail() -> None:
-        raise ValueError
 
     agent = Actor(act=act)
     async with asyncio.timeout(LIMIT_S):
         assert (await agent(message("x"))).text == "re: x"
         assert (await agent(message("y"))).text == "re: y"
     assert agent.remembered == ["x", "y"]
+
+
+async def test_a_failed_task_group_that_a_handler_takes_care_of_is_no_cancellation() -> None:
+    async def fail() -> None:
+        raise ValueError
+
+    async def act(x: Any) -> None:
+        with pytest.raises(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(for_ever())
+                group.create_task(fail())
+
+    agent = Actor(act=act)
+    answer = await start(agent(message("x")))
+    assert answer.text == "re: x"
+    assert agent.remembered == ["x"]
 
 
 # -- interrupt --
@@ -583,7 +595,9 @@ EXITS = [
 
 @pytest.mark.parametrize("after_a_wait", [False, True])
 @pytest.mark.parametrize("error", EXITS, ids=lambda error: type(error).__name__)
-async def test_an_exit_raised_by_a_handler_ends_only_its_turn(error: BaseException, after_a_wait: bool) -> None:
+async def test_an_exit_raised_by_a_handler_ends_only_its_turn(
+    error: BaseException, after_a_wait: bool
+) -> None:
     async def act(x: Any) -> None:
         if x.text == "bad":
             if after_a_wait:
@@ -627,14 +641,11 @@ async def test_awaiting_something_cancelled_by_others_is_not_the_callers_cancell
         await other
 
     agent = Actor(act=act)
-    async with asyncio.TaskGroup() as group:
-        asked = group.create_task(asyncio.wait_for(agent(message()), LIMIT_S))
-        await asyncio.wait([asked])
-        assert not asked.cancelled()
-        assert isinstance(asked.exception(), ReplyExitError)
-        agent.act = None
-        assert (await agent(message("y"))).text == "re: y"
-        asked = None  # type: ignore[assignment]
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(ReplyExitError) as caught:
+            await agent(message())
+        assert caught.value.exit_type is asyncio.CancelledError
+    await assert_usable(agent)
 
 
 @pytest.mark.parametrize("value", [None, "text", {"a": 1}, 7, [message()], object()])

@@ -303,6 +303,13 @@ def test_reader_who_leaves_early_causes_no_traceback(environment):
     assert "Traceback" not in done.stderr
 
 
+def test_debate_with_standard_output_closed_writes_its_transcript(environment):
+    command = f"{sys.executable} -m agentscope_async debate --model fake:echo --rounds 1 >&- <&-"
+    done = subprocess.run(command, shell=True, cwd=environment, env=environ(), stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert len(transcript(environment)) == 4
+
+
 # -- many debates --
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ class Actor(AgentBase):
 class Listener(Actor):
     """Does with what it hears what a second function says."""
 
-    def __init__(self, name: str, hear: Callable[[Any], Awaitable[Any]] | None = None, **options: Any) -> None:
+    def __init__(
+        self, name: str, hear: Callable[[Any], Awaitable[Any]] | None = None, **options: Any
+    ) -> None:
         super().__init__(name, **options)
         self.hear = hear
         self.heard: list[str] = []
@@ -120,7 +123,7 @@ async def test_a_ring_below_the_first_caller_names_only_the_ring() -> None:
 
 async def test_agents_of_the_same_name_are_different_agents() -> None:
     twins = [Actor("twin") for _ in range(10)]
-    for agent, following in zip(twins, twins[1:], strict=False):
+    for agent, following in pairwise(twins):
         agent.act = asking(following)
     async with asyncio.timeout(LIMIT_S):
         assert (await twins[0](message())).text == "twin answers"

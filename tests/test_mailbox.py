@@ -293,7 +293,11 @@ async def test_reject_names_the_capacity_and_the_agent() -> None:
         for send in (agent(message("ask")), agent.post(message("post")), agent.observe(message("observe"))):
             with pytest.raises(MailboxFullError, match=r"'judge' is full: 2 letters") as caught:
                 await send
-            assert (caught.value.agent, caught.value.capacity, caught.value.overflow) == ("judge", 2, "reject")
+            assert (caught.value.agent, caught.value.capacity, caught.value.overflow) == (
+                "judge",
+                2,
+                "reject",
+            )
         with pytest.raises(MailboxFullError):
             agent.submit(message("submit"))
         gate.set()

@@ -18,6 +18,7 @@ from .._turn import Turn, current_turn
 from ..errors import (
     AgentScopeWarning,
     AskTimeoutError,
+    CancellationSwallowedError,
     ConfigError,
     DeadlockError,
     InvalidReplyError,
@@ -481,7 +482,7 @@ class AgentBase:
                 if type(result) is not Msg and not isinstance(result, Msg):
                     raise InvalidReplyError(self.name, result)
             if turn.extra is not None or task.cancelling() != cancels:
-                _honour_cancellation(turn, task, cancels)
+                await _honour_cancellation(turn, task, cancels)
         except BaseException as error:
             if mailbox._turn is not turn:  # its event loop is closed, and the agent went on in another
                 turn.task = None
@@ -625,12 +626,15 @@ def _prepare(turn: Turn, listener: Any) -> None:
     extra.listener = listener
 
 
-def _honour_cancellation(turn: Turn, task: asyncio.Task[Any], cancels: int) -> None:
+async def _honour_cancellation(turn: Turn, task: asyncio.Task[Any], cancels: int) -> None:
     """Raise what a handler that returned all the same has swallowed."""
     if turn.extra is not None and turn.extra.interruption is not None:
         raise turn.extra.interruption
     if task.cancelling() > cancels:
-        raise asyncio.CancelledError
+        # A cancel scope of anyio sends its cancellation again, and knows only that one as its own.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        raise CancellationSwallowedError(turn.agent.name)
 
 
 def _explain(error: BaseException, turn: Turn, task: asyncio.Task[Any], cancels: int) -> BaseException:

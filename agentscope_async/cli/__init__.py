@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 import signal
 import sys
 
@@ -23,9 +25,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII
+    _prepare_output()
     try:
         from ._app import app
 
@@ -35,3 +35,12 @@ def main() -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _prepare_output() -> None:
+    """Let nothing that is printed fail: not on a closed stream, nor on one that knows only ASCII."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

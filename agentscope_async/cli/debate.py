@@ -52,7 +52,7 @@ class Session:
 
     def when_interrupted(self) -> str:
         """Return what to say after "interrupted"."""
-        if self._run is None:
+        if self._run is None or not (self._run / TRANSCRIPT).exists():
             return ""
         if self._board is None:
             return f"; what was said is in {self._run / TRANSCRIPT}"
