@@ -21,8 +21,8 @@ _HOMES = {
     "errors": [
         "AgentError", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError", "AskTimeoutError",
         "BadResponse", "CancellationSwallowedError", "ConfigError", "DeadlockError", "InterruptedTurnError",
-        "InvalidReplyError", "MailboxFullError", "MessageError", "MissingExtraError", "ModelError", "NoRuntimeError",
-        "QuorumError", "ReplyExitError", "RuntimeClosedError",
+        "InvalidReplyError", "MailboxFullError", "MessageError", "MissingExtraError", "ModelError",
+        "NoRuntimeError", "QuorumError", "ReplyExitError", "RuntimeClosedError",
     ],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],

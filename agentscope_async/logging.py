@@ -251,4 +251,8 @@ class _LineFormatter(_stdlib.Formatter):
 
 def _as_json_line(message: Msg | dict[str, Any] | str) -> bytes:
     value = message.to_dict() if isinstance(message, Msg) else _thaw(message)
-    return orjson.dumps(value, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+    try:
+        return orjson.dumps(value, default=str, option=options)
+    except TypeError:  # a lone surrogate, say: a log takes anything
+        return orjson.dumps(ascii(value), option=options)

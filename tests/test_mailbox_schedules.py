@@ -22,12 +22,12 @@ from agentscope_async import Msg, Runtime
 from agentscope_async.agents import AgentBase
 from agentscope_async.errors import (
     AgentStoppedError,
+    CancellationSwallowedError,
     DeadlockError,
     InterruptedTurnError,
     MailboxFullError,
 )
 from agentscope_async.message import Speech
-from agentscope_async.runtime import DeadLetter
 
 SCHEDULES = 12_000
 AGENTS = 3
@@ -139,7 +139,14 @@ class Actor(AgentBase):
                         await asyncio.sleep(0)
 
 
-EXPECTED = (AgentStoppedError, MailboxFullError, DeadlockError, InterruptedTurnError, Failure)
+EXPECTED = (
+    AgentStoppedError,
+    CancellationSwallowedError,
+    MailboxFullError,
+    DeadlockError,
+    InterruptedTurnError,
+    Failure,
+)
 
 
 class World:
@@ -285,7 +292,7 @@ async def run(schedule: Schedule) -> None:
         check(world, number, list(rt.dead_letters))
 
 
-def check(world: World, number: int, dead: list[DeadLetter]) -> None:
+def check(world: World, number: int, dead: list[Any]) -> None:
     buried = Counter(letter.msg.text for letter in dead)
     agent, sent, outcomes = world.agents[number], world.sent[number], world.outcomes[number]
     assert agent.memory is not None

@@ -102,6 +102,15 @@ async def test_I01_what_one_says_the_others_remember(surroundings):
     assert outsider.memory.size() == 0
 
 
+async def test_I01_the_speaker_does_not_hear_itself(surroundings):
+    noting, other = Noting("n"), Noting("o")
+    async with msghub([noting, other]):
+        await noting()
+    assert noting.heard == []
+    assert noting.memory.size() == 0
+    assert other.heard == ["noted"]
+
+
 async def test_I01_dialog_agents_talk_through_the_hub(surroundings):
     models = {name: ScriptedModel([f"{name}{n}" for n in range(3)]) for name in "abc"}
     agents = [DialogAgent(name, f"You are {name}.", model) for name, model in models.items()]

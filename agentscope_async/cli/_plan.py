@@ -30,7 +30,7 @@ BATCH = "debates.jsonl"
 class Plan:
     """What is to be held; kept in the run directory so that a stopped run can go on."""
 
-    topic: str = "Cats are better pets than dogs"
+    topic: str = "It is better to live in the country than in a city"
     rounds: int = 3
     debates: int = 1
     limit: int = 4

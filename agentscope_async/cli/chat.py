@@ -54,6 +54,7 @@ async def _converse(agent: Talker, *, is_interactive: bool) -> None:
 
 
 async def _answer(agent: Talker, msg: Msg, talk: Talk) -> None:
+    talk.begin(agent.name)
     try:
         async with agent.stream(msg) as stream:
             async for speech in stream:
