@@ -51,7 +51,7 @@ class Step(NamedTuple):
 SENDS = ("ask", "post", "submit", "observe", "stream", "scoped ask")
 PLANS = ("instant", "yield", "gate", "fail", "fail late", "nested", "nested gate", "swallow", "slow cleanup")
 
-OTHERS = ("cancel", "cancel", "cancel scope", "take back", "interrupt", "gate", "run", "run")
+OTHERS = ("cancel", "cancel", "cancel scope", "take back", "interrupt", "gate", "run", "run", "stop")
 DOINGS = SENDS + SENDS + OTHERS
 
 
@@ -179,6 +179,8 @@ class World:
                 self.replies[step.other % len(self.replies)][2].cancel()
             case "interrupt":
                 self.start(agent.interrupt("a step"))
+            case "stop":
+                self.start(agent.stop())
             case "gate":
                 agent.open_gate()
 
@@ -196,7 +198,7 @@ class World:
         msg = self.message(step)
         try:
             reply = self.agents[step.agent].submit(msg)
-        except MailboxFullError as error:
+        except (AgentStoppedError, MailboxFullError) as error:
             self.note(step.agent, msg.text, type(error).__name__)
         else:
             self.replies.append((step.agent, msg.text, reply))

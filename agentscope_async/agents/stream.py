@@ -51,6 +51,8 @@ class AgentStream:
             await asyncio.sleep(0)  # its message takes its place in the mailbox before we go on
         except BaseException:
             await cancel_all([self._task])
+            if not self._task.cancelled():
+                self._task.exception()  # nobody is left to be told
             raise
         return self
 

@@ -20,10 +20,14 @@ UserSource: TypeAlias = Callable[[str], Awaitable[str]] | AsyncIterator[str]
 """Where a person's words come from: an async function of the prompt, or an async iterator of lines."""
 
 
+_TAKEN = frozenset(dir(Msg)) | {"echo"}
+
+
 class UserAgent(AgentBase):
     """Ask a person: at the terminal, or through any async ``source`` (a websocket, a test).
 
-    The event loop goes on while the person thinks; cancelling the turn stops asking.
+    The event loop goes on while the person thinks; cancelling the turn stops asking. A
+    program that reads a pipe with both this and ``input()`` splits its lines between them.
     """
 
     __slots__ = ("require_url", "_source")
@@ -48,12 +52,14 @@ class UserAgent(AgentBase):
 
         Raises:
             TimeoutError: not all was entered within ``timeout`` seconds (None or 0: no limit).
+            ValueError: a required key is a field that every message has.
             EOFError: the input has ended.
         """
         self._remember(x)
         keys = [required_keys] if isinstance(required_keys, str) else required_keys or []
-        blank: dict[str, Any] = dict.fromkeys(keys, "")
-        Msg(self.name, "", "user", **blank)  # asks for nothing a message could not hold
+        taken = _TAKEN.intersection(keys)
+        if taken:  # before the person has typed it all
+            raise ValueError(f"A message has {', '.join(sorted(taken))} of its own; ask for other keys.")
         async with asyncio.timeout(timeout or None):
             content = await self._hear("User input: ")
             fields: dict[str, Any] = {key: await self._hear(f"{key}: ") for key in keys}
@@ -108,7 +114,9 @@ class _StdinLines:
     async def line(self, descriptor: int) -> str:
         while b"\n" not in self._buffer and not self._has_ended:
             await _until_readable(descriptor)
-            chunk = os.read(descriptor, 65536)
+            chunk = _read_now(descriptor)
+            if chunk is None:
+                continue
             self._buffer += chunk
             self._has_ended = not chunk
         self._has_ended = False  # a terminal may go on after Ctrl-D
@@ -116,6 +124,22 @@ class _StdinLines:
             raise EOFError("Standard input has ended.")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.rstrip(b"\r").decode(errors="replace")
+
+
+def _read_now(descriptor: int) -> bytes | None:
+    """Return what can be read without waiting, ``b""`` at the end, None if there is nothing after all.
+
+    (Ctrl-C makes a terminal drop a line that it had announced; a blocking read would then
+    wait, and the whole program with it.)
+    """
+    was_blocking = os.get_blocking(descriptor)
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, 65536)
+    except BlockingIOError:
+        return None
+    finally:
+        os.set_blocking(descriptor, was_blocking)
 
 
 async def _until_readable(descriptor: int) -> None:
