@@ -17,7 +17,7 @@ from . import _context
 from ._deadlock import current_waits
 from ._rundir import RunDirectory
 from ._turn import open_turn
-from .errors import ConfigError, RuntimeClosedError
+from .errors import ConfigError, InterruptedTurnError, RuntimeClosedError
 from .events import Event, LetterBuried
 from .logging import ChatLog, brief, get_logger, level_number, setup_logger, show_if_set_up
 from .models.config import ModelConfigs, ModelRegistry, load_configs, process_models
@@ -293,8 +293,8 @@ class Runtime:
             self._mailboxes.discard(mailbox)
 
     def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
-        """Log a failed post; True: try again. After the last attempt it is a dead letter."""
-        is_last = attempt >= self._post_attempts
+        """Log a failed post; True: try again. Interrupted, or failed the last time, it is a dead letter."""
+        is_last = attempt >= self._post_attempts or isinstance(error, InterruptedTurnError)
         get_logger().error("post_failed", agent=agent, attempt=attempt, is_last=is_last, error=brief(error))
         if is_last:
             self.bury(agent, msg, "failed", error)

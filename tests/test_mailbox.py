@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentscope_async import Msg, Runtime, msghub
+from agentscope_async._turn import Turn
 from agentscope_async.agents import AgentBase
 from agentscope_async.errors import (
     AgentStoppedError,
@@ -685,3 +687,33 @@ async def test_posting_to_ones_own_full_mailbox_is_refused() -> None:
         await asyncio.wait_for(agent(message("begin")), 10)
         await rt.drain()
     assert agent.handled == ["begin", "0", "1"]
+
+
+async def test_turns_that_have_ended_are_not_kept() -> None:
+    agent = Actor("agent")
+    for _ in range(200):
+        await agent(message("x"))
+    gc.collect()
+    assert sum(isinstance(each, Turn) for each in gc.get_objects()) < 10
+
+
+async def test_an_interrupted_post_is_not_tried_again() -> None:
+    begun = asyncio.Event()
+
+    class Slow(AgentBase):
+        turns = 0
+
+        async def reply(self, x: Any = None) -> Msg:
+            self.turns += 1
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with Runtime(post_attempts=3) as rt, asyncio.timeout(30):
+        agent = Slow("slow")
+        await agent.post("x")
+        await begun.wait()
+        await agent.interrupt("enough")
+        await rt.drain()
+        assert agent.turns == 1
+        assert [letter.reason for letter in rt.dead_letters] == ["failed"]

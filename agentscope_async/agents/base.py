@@ -202,7 +202,8 @@ class AgentBase:
         """Tell: place the message and go on; returns once the mailbox has admitted it.
 
         What the agent answers is dropped; what it raises is logged, handed to the
-        runtime's ``on_error`` and ends as a dead letter.
+        runtime's ``on_error`` and ends as a dead letter. Messages that are handled one
+        right after the other share a task, and so the context variables a handler sets.
 
         Raises:
             NoRuntimeError: there is no open runtime to do the work.

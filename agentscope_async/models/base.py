@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 import orjson
@@ -48,19 +48,19 @@ class ModelResponse:
         request_id: the provider's id of this call.
     """
 
-    text: str | None
-    texts: list[str]
-    embedding: list[Any] | None
-    image_urls: list[str] | None
-    images_b64: list[str] | None
-    raw: Any
-    tool_calls: list[ToolCallPart]
-    thinking: str | None
-    refusal: str | None
-    usage: Usage | None
-    finish_reason: str | None
-    model: str | None
-    request_id: str | None
+    text: str | None = None
+    texts: list[str] = field(default_factory=list)
+    embedding: list[Any] | None = None
+    image_urls: list[str] | None = None
+    images_b64: list[str] | None = None
+    raw: Any = None
+    tool_calls: list[ToolCallPart] = field(default_factory=list)
+    thinking: str | None = None
+    refusal: str | None = None
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    request_id: str | None = None
 
     def __init__(
         self,
@@ -78,22 +78,32 @@ class ModelResponse:
         model: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        # Written out: the one a frozen dataclass makes takes three times as long.
-        vars(self).update(
-            text=text,
-            texts=[] if texts is None else texts,
-            embedding=embedding,
-            image_urls=image_urls,
-            images_b64=images_b64,
-            raw=raw,
-            tool_calls=[] if tool_calls is None else tool_calls,
-            thinking=thinking,
-            refusal=refusal,
-            usage=usage,
-            finish_reason=finish_reason,
-            model=model,
-            request_id=request_id,
-        )
+        # What is not given stays the default of the class: this takes a quarter of the time of
+        # the __init__ that a frozen dataclass makes.
+        mine = vars(self)
+        mine["text"] = text
+        mine["texts"] = [] if texts is None else texts
+        mine["tool_calls"] = [] if tool_calls is None else tool_calls
+        if embedding is not None:
+            mine["embedding"] = embedding
+        if image_urls is not None:
+            mine["image_urls"] = image_urls
+        if images_b64 is not None:
+            mine["images_b64"] = images_b64
+        if raw is not None:
+            mine["raw"] = raw
+        if thinking is not None:
+            mine["thinking"] = thinking
+        if refusal is not None:
+            mine["refusal"] = refusal
+        if usage is not None:
+            mine["usage"] = usage
+        if finish_reason is not None:
+            mine["finish_reason"] = finish_reason
+        if model is not None:
+            mine["model"] = model
+        if request_id is not None:
+            mine["request_id"] = request_id
 
     def __str__(self) -> str:
         shown = {

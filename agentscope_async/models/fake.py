@@ -11,7 +11,6 @@ import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -41,13 +40,20 @@ class FakeModel(ModelWrapperBase):
         if delay_s < 0:
             raise ConfigError(f"delay_s must not be negative, got {delay_s}")
         self.delay_s = delay_s
+        self._clock: _Clock | None = None
+
+    def _after(self, delay_s: float) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        if self._clock is None or self._clock.loop is not loop:
+            self._clock = _Clock(loop)
+        return self._clock.future(delay_s)
 
     async def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
         raise NotImplementedError
 
     async def _call(self, messages: Messages, args: dict[str, Any]) -> ModelResponse:
         if self.delay_s:
-            await _after(self.delay_s)
+            await self._after(self.delay_s)
         return _as_response(await self._answer(messages, args), messages, self.model_name)
 
     async def _stream(
@@ -56,7 +62,7 @@ class FakeModel(ModelWrapperBase):
         response = _as_response(await self._answer(messages, args), messages, self.model_name)
         deltas = [piece for delta in as_deltas(response) for piece in _word_by_word(delta)]
         for delta in deltas:
-            await (_after(self.delay_s / len(deltas)) if self.delay_s else asyncio.sleep(0))
+            await (self._after(self.delay_s / len(deltas)) if self.delay_s else asyncio.sleep(0))
             yield delta
         yield response
 
@@ -172,10 +178,12 @@ class _Clock:
 
     TICK_S = 0.01
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._ticks: dict[int, list[asyncio.Future[None]]] = {}
 
-    def future(self, loop: asyncio.AbstractEventLoop, delay_s: float) -> asyncio.Future[None]:
+    def future(self, delay_s: float) -> asyncio.Future[None]:
+        loop = self.loop
         tick = int((loop.time() + delay_s) / self.TICK_S) + 1
         due = self._ticks.get(tick)
         if due is None:
@@ -189,14 +197,3 @@ class _Clock:
         for future in self._ticks.pop(tick):
             if not future.done():
                 future.set_result(None)
-
-
-_clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clock] = WeakKeyDictionary()
-
-
-def _after(delay_s: float) -> asyncio.Future[None]:
-    loop = asyncio.get_running_loop()
-    clock = _clocks.get(loop)
-    if clock is None:
-        clock = _clocks[loop] = _Clock()
-    return clock.future(loop, delay_s)
