@@ -22,7 +22,7 @@ _HOMES = {
         "AgentError", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError", "AskTimeoutError",
         "BadResponse", "CancellationSwallowedError", "ConfigError", "DeadlockError", "InterruptedTurnError",
         "InvalidReplyError", "MailboxFullError", "MessageError", "MissingExtraError", "ModelError",
-        "NoRuntimeError", "QuorumError", "ReplyExitError", "RuntimeClosedError",
+        "NoRuntimeError", "QuorumError", "ReplyExitError", "RuntimeClosedError", "WrongLoopError",
     ],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],

@@ -11,7 +11,8 @@
     │   ├── InvalidReplyError      .value_type; a TypeError
     │   ├── MailboxFullError       .capacity, .overflow
     │   ├── ReplyExitError         .exit_type
-    │   └── AskTimeoutError        .timeout_s; a TimeoutError
+    │   ├── AskTimeoutError        .timeout_s; a TimeoutError
+    │   └── WrongLoopError         a RuntimeError
     ├── ConfigError                a ValueError
     ├── MessageError               .field; a ValueError
     ├── MissingExtraError          .package; an ImportError
@@ -52,6 +53,7 @@ __all__ = [
     "QuorumError",
     "ReplyExitError",
     "RuntimeClosedError",
+    "WrongLoopError",
 ]
 
 
@@ -173,6 +175,17 @@ class AskTimeoutError(AgentError, TimeoutError):
     def __init__(self, agent: str, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         super().__init__(f"Agent {agent!r} did not answer within {timeout_s:g} s.", agent=agent)
+
+
+class WrongLoopError(AgentError, RuntimeError):
+    """The agent is busy in another event loop, in another thread."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(
+            f"Agent {agent!r} is busy in the event loop of another thread. Use an agent in one loop at a "
+            f"time; from elsewhere: asyncio.run_coroutine_threadsafe(agent(msg), loop).",
+            agent=agent,
+        )
 
 
 class ConfigError(AgentScopeError, ValueError):

@@ -7,7 +7,8 @@ coroutine. Mail nobody waits for borrows a task from a runtime. Private state, o
 message at a time, FIFO, asynchronous sends: these are actors, without a loop each.
 
 Everything that changes a mailbox is a plain function; nothing here can be cancelled
-half-way. A mailbox belongs to one event loop at a time.
+half-way. A mailbox belongs to one event loop at a time: one that is busy in another
+thread's loop says so, but two threads must not use one agent at the same moment.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .errors import (
     InterruptedTurnError,
     MailboxFullError,
     RuntimeClosedError,
+    WrongLoopError,
 )
 from .logging import brief, get_logger
 
@@ -200,7 +202,7 @@ class Mailbox:
         """
         if self._stopped:
             raise AgentStoppedError(agent.name)
-        if self._is_of_a_closed_loop():
+        if self._was_left_by_its_loop(agent):
             return self._start_anew(Letter(agent, parent))
         letter = AskLetter(agent, parent)
         if parent is None:  # a caller outside all turns holds nothing that anyone could wait for
@@ -239,7 +241,7 @@ class Mailbox:
             return True
         if self._stopped:
             raise AgentStoppedError(letter.agent.name)
-        if self._is_of_a_closed_loop():
+        if self._was_left_by_its_loop(letter.agent):
             self._start_anew(letter)
             return True
         if not self._make_room(letter):
@@ -339,16 +341,24 @@ class Mailbox:
 
     # -- inside --
 
-    def _is_of_a_closed_loop(self) -> bool:
-        """The open turn was left behind by an event loop that is closed, and will never end."""
+    def _was_left_by_its_loop(self, agent: Named) -> bool:
+        """The open turn was left behind by an event loop that is closed, and will never end.
+
+        Raises:
+            WrongLoopError: that loop goes on, in another thread.
+        """
         turn = self._turn
         if turn is None:
             return False
-        if turn.task is not None:
-            return turn.task.get_loop().is_closed()
-        return (
-            isinstance(turn, AskLetter) and turn.granted is not None and turn.granted.get_loop().is_closed()
-        )
+        owner: asyncio.Future[Any] | None = turn.task
+        if owner is None and isinstance(turn, AskLetter):
+            owner = turn.granted
+        if owner is None:
+            return False
+        loop = owner.get_loop()
+        if loop is not asyncio.get_running_loop() and not loop.is_closed():
+            raise WrongLoopError(agent.name)
+        return loop.is_closed()
 
     def _start_anew(self, letter: Letter) -> Turn:
         """Forget what a closed loop left behind, whose tasks and futures are dead, and open a turn."""

@@ -19,6 +19,7 @@ from agentscope_async.errors import (
     DeadlockError,
     MailboxFullError,
     RuntimeClosedError,
+    WrongLoopError,
 )
 
 POLICIES = ("wait", "reject", "drop_oldest", "drop_newest")
@@ -717,3 +718,19 @@ async def test_an_interrupted_post_is_not_tried_again() -> None:
         await rt.drain()
         assert agent.turns == 1
         assert [letter.reason for letter in rt.dead_letters] == ["failed"]
+
+
+async def test_an_agent_that_is_busy_in_another_threads_loop_says_so() -> None:
+    hold, begun = asyncio.Event(), asyncio.Event()
+    agent = Actor("agent", lambda x: begun.set() or hold.wait())
+    asked = asyncio.create_task(agent(message("x")))
+    await begun.wait()
+
+    def elsewhere() -> None:
+        asyncio.run(agent(message("y")))
+
+    with pytest.raises(WrongLoopError, match="run_coroutine_threadsafe"):
+        await asyncio.to_thread(elsewhere)
+    hold.set()
+    assert (await asked).text == "re: x"
+    assert agent.handled == ["x"]
