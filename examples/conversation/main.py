@@ -1,0 +1,38 @@
+"""Three agents in a hub: what one says, the others hear.
+
+python examples/conversation/main.py                     # the bundled small model
+python examples/conversation/main.py --model fake:echo   # no model at all
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from agentscope_async import DialogAgent, Msg, Runtime, msghub
+
+
+async def main(model: str, rounds: int) -> None:
+    opening = Msg("host", "Where shall we go on Sunday: to the sea or to the mountains?", role="user")
+    # chat= prints what agents say: `speaker: text`, in colour on a terminal.
+    async with Runtime(chat=sys.stdout):
+        ann = DialogAgent("Ann", "You want to go to the sea. Say why in one short sentence.", model)
+        bob = DialogAgent("Bob", "You want to go to the mountains. Say why in one short sentence.", model)
+        eve = DialogAgent("Eve", "You want to stay at home. Say why in one short sentence.", model)
+        async with msghub([ann, bob, eve], announcement=opening):
+            for _ in range(rounds):
+                for agent in (ann, bob, eve):
+                    await agent()
+        heard = ann.memory.size()
+    print(f"Ann remembers {heard} messages: the opening, her own, and what the others said.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="local:smollm2")
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    asyncio.run(main(options.model, options.rounds))
