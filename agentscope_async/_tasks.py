@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -45,3 +46,8 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
         running = [task for task in running if not task.done()]
     if cancelled is not None:
         raise cancelled
+
+
+async def finish(value: Any) -> Any:
+    """Return what a plain or an async function of the user's gave."""
+    return await value if inspect.isawaitable(value) else value

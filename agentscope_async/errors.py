@@ -178,12 +178,12 @@ class AskTimeoutError(AgentError, TimeoutError):
 
 
 class WrongLoopError(AgentError, RuntimeError):
-    """The agent is busy in another event loop, in another thread."""
+    """The agent is busy in another event loop."""
 
     def __init__(self, agent: str) -> None:
         super().__init__(
-            f"Agent {agent!r} is busy in the event loop of another thread. Use an agent in one loop at a "
-            f"time; from elsewhere: asyncio.run_coroutine_threadsafe(agent(msg), loop).",
+            f"Agent {agent!r} is busy in another event loop. Use an agent in one loop at a time; "
+            f"from another thread: asyncio.run_coroutine_threadsafe(agent(msg), its_loop).",
             agent=agent,
         )
 

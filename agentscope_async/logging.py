@@ -154,7 +154,7 @@ def brief(error: BaseException) -> str:
         text = str(error)
     except Exception:
         text = "<its text cannot be had>"
-    return f"{type(error).__name__}: {text[:4096]}"
+    return f"{type(error).__name__}: {text[:4096]}".encode(errors="backslashreplace").decode()
 
 
 def level_number(level: str) -> int:

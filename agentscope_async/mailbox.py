@@ -24,6 +24,7 @@ from ._turn import Named, Turn, current_turn, open_turn
 from .errors import (
     AgentStoppedError,
     ConfigError,
+    DeadlockError,
     InterruptedTurnError,
     MailboxFullError,
     RuntimeClosedError,
@@ -166,6 +167,11 @@ class Mailbox:
     def is_idle(self) -> bool:
         """Nobody has the turn or waits for it."""
         return self._turn is None or self._turn is _STOPPED
+
+    @property
+    def has_letters(self) -> bool:
+        """Somebody waits for a turn."""
+        return self._letters is not None
 
     @property
     def is_stopped(self) -> bool:
@@ -668,7 +674,16 @@ class Reply:
 
     async def _wait(self) -> Msg:
         if not self._future.done():
-            with Blocked(current_turn.get(), self, self.name):
+            try:
+                blocked = Blocked(current_turn.get(), self, self.name)
+            except DeadlockError as error:
+                # Left in the mailbox it would be handled after all, and might ask back again.
+                if self._mailbox.withdraw(self._letter):
+                    self.resolve(error)
+                    self._future.exception()  # raised here
+                    self._letter.settle()
+                raise
+            with blocked:
                 await asyncio.wait([self._future])
         return self._future.result()
 

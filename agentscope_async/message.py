@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, cast
 
@@ -22,7 +23,7 @@ import orjson
 from .errors import AgentScopeWarning, MessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "AudioPart",
@@ -338,9 +339,12 @@ class Msg(_Draft):
         return type(self)(**{**old, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the wire form: plain JSON values, with ``__type`` first."""
+        """Return the wire form: plain JSON values, with ``__type`` first.
+
+        Subclasses of one's own travel as the Msg or Tht they are based on.
+        """
         wire = {
-            "__type": type(self).__name__,
+            "__type": next(kind.__name__ for kind in type(self).__mro__ if kind.__name__ in _MSG_TYPES),
             "id": self.id,
             "timestamp": self.timestamp,
             "name": self.name,
@@ -551,9 +555,13 @@ def as_msg(value: Any) -> Msg:
     raise MessageError("message", f"expected a Msg or a string, not {type(value).__name__}")
 
 
+Mapping.register(Msg)  # it reads like one; FastAPI takes it for a body, not a query parameter, by this
+
 _MSG_TYPES: dict[str, type[Msg]] = {"Msg": Msg, "Tht": Tht}
 _FIELDS = ("id", "timestamp", "name", "content", "role", "url")
 _RESERVED = frozenset(dir(Msg)) - {"usage", "parsed"}
+TAKEN_FIELDS = frozenset(dir(Msg)) | {"echo"}
+"""What a field of one's own cannot be called."""
 
 _set_id = _Draft._id.__set__  # type: ignore[misc,union-attr]  # a slot descriptor: writes past the freeze
 _set_time = _Draft._time.__set__  # type: ignore[misc,union-attr]

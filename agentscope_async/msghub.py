@@ -36,8 +36,7 @@ class MsgHub(Circle):
         super().__init__(())
         for agent in participants:
             _check_participant(agent)
-            if agent not in self.members:
-                self.members.append(agent)
+        self.members.extend({id(agent): agent for agent in participants}.values())
         self._announcement = announcement
         self._is_open = False
 
@@ -50,9 +49,9 @@ class MsgHub(Circle):
         if self._is_open:
             raise RuntimeError("This hub is entered already; hubs nest, so make another one with msghub(...)")
         self._is_open = True
-        for agent in self.members:
-            agent._circles = (*agent._circles, self)
         try:
+            for agent in self.members:
+                agent._circles = (*agent._circles, self)
             if self._announcement is not None:
                 await self.broadcast(self._announcement)
         except BaseException:
@@ -66,7 +65,11 @@ class MsgHub(Circle):
         self._close()
 
     def add(self, participant: AgentBase | Sequence[AgentBase]) -> None:
-        """Let an agent, or several, hear and be heard from now on."""
+        """Let an agent, or several, hear and be heard from now on; one that is in already is warned about.
+
+        Raises:
+            TypeError: one of them is not an agent; none is added then.
+        """
         newcomers = _as_list(participant)
         for agent in newcomers:
             _check_participant(agent)
@@ -79,7 +82,7 @@ class MsgHub(Circle):
                 agent._circles = (*agent._circles, self)
 
     def delete(self, participant: AgentBase | Sequence[AgentBase]) -> None:
-        """Let an agent, or several, neither hear nor be heard any more."""
+        """Let an agent, or several, neither hear nor be heard any more; a stranger is warned about."""
         for agent in _as_list(participant):
             if agent not in self.members:
                 _warn(f"Agent {getattr(agent, 'name', agent)!r} is not in the hub.")

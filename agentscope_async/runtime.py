@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .mailbox import Mailbox
     from .message import Msg
 
+_running_loop = asyncio.get_running_loop
+
 __all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime", "init"]
 
 MAX_DEAD_LETTERS = 10_000
@@ -124,7 +126,7 @@ class Runtime:
         self._post_attempts = post_attempts
         self._on_error = on_error
         self._chat = ChatLog(terminal=chat) if chat is not False else None
-        self._is_closing = False
+        self._intake: asyncio.AbstractEventLoop | None = None  # the loop letters come from; None: closing
         self._is_closed = False
         self._last_words: list[Awaitable[None]] = []
         self._outstanding = 0
@@ -139,7 +141,7 @@ class Runtime:
     async def __aenter__(self) -> Self:
         if self._loop is not None:
             raise RuntimeError("A Runtime is entered once; make another one for another block.")
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._intake = asyncio.get_running_loop()
         self._all_settled = asyncio.Event()
         self._all_settled.set()
         self.is_open = True
@@ -151,7 +153,7 @@ class Runtime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_closing = True
+        self._intake = None
         try:
             if error is None and self._outstanding:
                 try:
@@ -270,15 +272,20 @@ class Runtime:
 
     def accept(self, mailbox: Mailbox) -> None:
         """Count one more letter; see RuntimeLike."""
-        if self._is_closing and asyncio.current_task() not in self._tasks:
-            raise RuntimeClosedError("The runtime is being left and takes no more messages.")
+        if _running_loop() is not self._intake:
+            self._refuse_intake()
         if self._outstanding == 0:
             assert self._all_settled is not None
-            if self._loop is not asyncio.get_running_loop():
-                raise RuntimeError("post() and submit() work in the event loop of their runtime only.")
             self._all_settled.clear()
         self._outstanding += 1
         self._mailboxes.add(mailbox)
+
+    def _refuse_intake(self) -> None:
+        """Raise, unless this comes from work of our own that goes on while we close."""
+        if self._intake is not None or asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("post() and submit() work in the event loop of their runtime only.")
+        if asyncio.current_task() not in self._tasks:
+            raise RuntimeClosedError("The runtime is being left and takes no more messages.")
 
     def settle(self, count: int = 1) -> None:
         """Count letters as dealt with."""
@@ -289,7 +296,7 @@ class Runtime:
 
     def finish(self, mailbox: Mailbox) -> None:
         """Forget a mailbox that holds no more letters of ours."""
-        if mailbox.is_idle:
+        if not mailbox.has_letters:
             self._mailboxes.discard(mailbox)
 
     def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
@@ -315,10 +322,14 @@ class Runtime:
 
     def show(self, msg: Msg) -> None:
         """Print a message to the chat of this runtime or, without one, that of ``init()``."""
-        if self._chat is not None:
-            self._chat.show(msg)
-        else:
-            show_if_set_up(msg)
+        try:
+            if self._chat is not None:
+                self._chat.show(msg)
+            else:
+                show_if_set_up(msg)
+        except (OSError, ValueError) as error:  # a closed pipe or file; no reason for a turn to fail
+            self._chat = ChatLog()
+            get_logger().warning("chat_closed", error=brief(error))
 
     # -- inside --
 

@@ -14,25 +14,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 __all__ = ["find_leaks", "no_leaks"]
 
 
 @pytest.fixture
-def no_leaks() -> Iterator[None]:
+def no_leaks() -> None:
     """Fail the test if, when it ends, it has left behind what was not there when it began.
 
-    What counts: an open turn, an unfinished task that is not of the test runner, an open
-    Runtime.
+    What counts: an open turn, an unfinished task, an open Runtime.
     """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Look before and after a test that asks for ``no_leaks``.
+
+    Around the call itself: what runs the event loop cancels left tasks when it is torn down.
+    """
+    if "no_leaks" not in pyfuncitem.fixturenames:
+        return (yield)
     before = {id(each) for each, _ in _alive()}
-    # Asked for without `async`, so it is set up before, and looked at after, what the
-    # test's own event loop sets up and tears down.
-    yield
+    outcome = yield
     leaks = find_leaks(before)
     if leaks:
         pytest.fail("The test left behind:\n" + "\n".join(f"  - {leak}" for leak in leaks), pytrace=False)
+    return outcome
 
 
 def find_leaks(known: set[int] | None = None) -> list[str]:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
 MODEL_DELAY_S = 1.0
-TUNED_THRESHOLDS = (10_000_000, 50, 1000)
+TUNED_THRESHOLDS = (100_000_000, 50, 1000)
 WALL_GATE_S, MEMORY_GATE_GIB, CPU_GATE = 35.0, 3.0, 1.3
 GIB = 1024**3
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from agentscope_async import (
     AgentScopeWarning,
     AskTimeoutError,
     ConfigError,
+    DeadlockError,
     DialogAgent,
     DictDialogAgent,
     EchoModel,
@@ -537,7 +539,7 @@ async def test_while_leaving_nothing_new_is_taken_from_outside():
         await gate.reached.wait()
 
         async def intrude():
-            while not rt._is_closing:
+            while rt._intake is not None:
                 await asyncio.sleep(0)
             try:
                 with pytest.raises(RuntimeClosedError, match="being left"):
@@ -1158,3 +1160,71 @@ async def _make(kind):
 
 async def _gather(*waits):
     return await asyncio.gather(*waits)
+
+
+async def test_posting_from_another_threads_loop_is_refused() -> None:
+    hold, begun = asyncio.Event(), asyncio.Event()
+
+    class Slow(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            begun.set()
+            await hold.wait()
+            return Msg(self.name, "done", "assistant")
+
+    async with Runtime() as rt:
+        agent = Slow("slow")
+        await agent.post("x")
+        await agent.post("x")
+        await begun.wait()
+        with pytest.raises(RuntimeError, match="event loop of their runtime"):
+            await asyncio.to_thread(asyncio.run, agent.post("y"))
+        hold.set()
+        await rt.drain()
+        assert agent.mailbox.statistics().handled == 2
+
+
+async def test_a_runtime_forgets_mailboxes_that_hold_nothing_of_it() -> None:
+    class Quick(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            return Msg(self.name, "done", "assistant")
+
+    async with Runtime() as rt:
+        for _ in range(20):
+            agent = Quick("quick")
+            await agent.post("x")
+            await agent("y")
+        await rt.drain()
+        assert len(rt._mailboxes) <= 1
+
+
+async def test_agents_that_submit_to_each_other_come_to_an_end() -> None:
+    turns = 0
+
+    class Asker(AgentBase):
+        other: Asker
+
+        async def reply(self, x: Any = None) -> Msg:
+            nonlocal turns
+            turns += 1
+            return await self.other.submit("again")
+
+    async with Runtime() as rt, asyncio.timeout(30):
+        a, b = Asker("a"), Asker("b")
+        a.other, b.other = b, a
+        with pytest.raises(DeadlockError):
+            await a("x")
+        await rt.drain()
+        assert turns == 2
+
+
+async def test_a_closed_chat_does_not_fail_a_turn() -> None:
+    class Loud(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            await self.speak("hello")
+            return Msg(self.name, "done", "assistant")
+
+    stream = io.StringIO()
+    stream.close()
+    async with Runtime(chat=stream):
+        assert (await Loud("loud")("x")).text == "done"
+        assert (await Loud("loud")("x")).text == "done"

@@ -39,7 +39,7 @@ from ..mailbox import (
     hand_on_inline,
     start,
 )
-from ..memory import MemoryBase, TemporaryMemory
+from ..memory import TemporaryMemory
 from ..message import Msg, Speech
 from ..models.config import find_model
 from ._mail import POST, Circle, Submission, announce, deliver, incoming, send, start_all
@@ -48,6 +48,7 @@ from .stream import AgentStream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..memory import MemoryBase
     from ..models.base import ModelWrapperBase
 
 __all__ = ["AgentBase", "AgentLike", "Operator"]
@@ -62,11 +63,16 @@ class Operator(Protocol):
 
 AgentLike: TypeAlias = Operator
 
-_UNMADE: Any = object()
+
+class _Unmade:
+    """Stands for a memory that is made when first asked for. The class itself: copies keep it what it is."""
+
+
+_UNMADE: Any = _Unmade
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
 _next_turn = itertools.count(1).__next__
-_current_task = cast("Callable[[], asyncio.Task[Any]]", asyncio.current_task)  # coroutines run in tasks
+_current_task = asyncio.current_task
 _get_turn = current_turn.get
 _set_turn = current_turn.set
 _new_turn = object.__new__
@@ -126,6 +132,8 @@ class AgentBase:
         self.model = None
         if model is not None or model_config_name is not None:
             self.model = _find_model(model, model_config_name, self._runtime)
+        if memory is not None and not hasattr(memory, "mark"):
+            raise ConfigError(f"memory= is a MemoryBase, not {type(memory).__name__}; lists: load_memory().")
         self._memory: Any = (_UNMADE if memory is None else memory) if use_memory else None
         self._mailbox: Mailbox | None = None
         self._circles: tuple[Circle, ...] = ()
@@ -155,7 +163,7 @@ class AgentBase:
 
     # -- what callers use --
 
-    def __call__(self, x: Any = None, *, _listener: Any = None, **kwargs: Any) -> Coroutine[Any, Any, Msg]:
+    def __call__(self, x: Any = None, **kwargs: Any) -> Coroutine[Any, Any, Msg]:
         """Ask: one turn of this agent, in this task, and its reply.
 
         ``x`` is a message, a bare string (a user's message), a list of messages, a
@@ -171,8 +179,8 @@ class AgentBase:
         """
         # Not `async`: the coroutine of the turn itself is handed out, one frame less for each ask.
         if _context.attentive:
-            return self._watched(x, kwargs, _listener)
-        return self._take_turn(None, x, kwargs or None, _listener)
+            return self._watched(x, kwargs, None)
+        return self._take_turn(None, x, kwargs or None)
 
     def stream(self, x: Any = None, **kwargs: Any) -> AgentStream:
         """Ask, and hear the answer while it is being given: ``async with agent.stream(x) as s``.
@@ -274,7 +282,7 @@ class AgentBase:
     async def interrupt(self, reason: str | None = None) -> bool:
         """End the running turn: its asker gets InterruptedTurnError, the mailbox goes on.
 
-        Returns whether there was one.
+        Returns whether there was one. Within that turn itself, it raises that error.
         """
         turn = self._mailbox.turn if self._mailbox is not None else None
         if turn is None:
@@ -317,14 +325,21 @@ class AgentBase:
         return self._mailbox
 
     def load_memory(self, memory: Sequence[Msg | dict[str, Any]] | str) -> None:
-        """Add messages to the memory: a list of them, a JSON text or the path of a JSON file."""
-        if self.memory is not None:
-            self.memory.load(memory)
+        """Add messages to the memory: a list of them, a JSON text or the path of a JSON file.
+
+        Raises:
+            ConfigError: the agent has no memory.
+            MessageError: something in it is not a message; nothing is added then.
+        """
+        if self.memory is None:
+            raise ConfigError(f"Agent {self.name!r} was made with use_memory=False and can remember nothing.")
+        self.memory.load(memory)
 
     def export_config(self) -> dict[str, Any]:
-        """Return the settings as JSON values, for :meth:`load_from_config` of this or another agent.
+        """Return the settings of AgentBase as JSON values, for :meth:`load_from_config`.
 
-        A model given as an object without a name is left out.
+        A model given as an object without a name is left out, and so is what a subclass
+        adds to the arguments.
         """
         capacity, overflow = self._options
         config: dict[str, Any] = {
@@ -375,7 +390,7 @@ class AgentBase:
                 return {"memory": None}
             return {"memory": [m.to_dict() if isinstance(m, Msg) else m for m in memory.get_memory()]}
 
-        if self._has_turn():
+        if self._has_turn() or (self.mailbox.is_stopped and self.mailbox.is_idle):
             return await read(None)
         state: dict[str, Any] = await self._take_turn(read, None)
         return state
@@ -385,10 +400,13 @@ class AgentBase:
 
         Raises:
             MessageError: a message in it is not one; nothing is changed then.
+            ConfigError: there is something to remember, and the agent has no memory.
         """
         units = state.get("memory", [])
         if "memory" not in state or not (units is None or isinstance(units, list)):
             raise MessageError("memory", "must be a list of messages, or null for an agent without a memory")
+        if units and self._memory is None:
+            raise ConfigError(f"Agent {self.name!r} was made with use_memory=False and can remember nothing.")
         remembered = [Msg.from_dict(each) if _is_msg(each) else each for each in units or []]
 
         async def write(x: None) -> None:
@@ -403,7 +421,11 @@ class AgentBase:
     # -- audiences, AgentScope v0.0.2's way to share what is said; msghub is the easier one --
 
     def reset_audience(self, audience: Sequence[Any]) -> None:
-        """Let these agents, less this one, observe every reply."""
+        """Let these agents, less this one, observe every reply.
+
+        Raises:
+            TypeError: one of them is not an agent.
+        """
         for each in audience:
             if not isinstance(each, AgentBase):
                 raise TypeError(f"An audience is made of agents, not {type(each).__name__}")
@@ -427,6 +449,17 @@ class AgentBase:
                     stacklevel=2,
                 )
         self.reset_audience(members)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in AgentBase.__slots__:
+            raise AttributeError(f"{type(self).__name__}.__init__ must call super().__init__(name) first")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __getstate__(self) -> Any:
+        """Copy and pickle what the agent is, not where it is: no mailbox, runtime or hub."""
+        state: Any = super().__getstate__()
+        own, slots = state  # a pair, as the class has slots
+        return own, {**slots, "_mailbox": None, "_runtime": None, "_circles": ()}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -453,6 +486,9 @@ class AgentBase:
             mailbox = self.mailbox
         is_ours = turn is None
         if turn is None:
+            task: asyncio.Task[Any] | None = _current_task()
+            if task is None:
+                raise RuntimeError(f"Agent {self.name!r} is to be awaited in a task: asyncio.run(main()).")
             parent = _get_turn()
             if parent is not None and parent.task is None:
                 parent = None  # the turn has ended in which this background task was made
@@ -461,8 +497,10 @@ class AgentBase:
                 turn.agent, turn.parent, turn.extra = self, parent, None
             else:
                 turn = await mailbox.wait(self, parent)
-            turn.task = _current_task()
-        task: asyncio.Task[Any] = turn.task  # type: ignore[assignment]  # whoever opened the turn has set it
+            turn.task = task
+        else:
+            task = turn.task
+            assert task is not None  # whoever opened the turn has set it
         cancels = task.cancelling()
         memory = self._memory
         mark = began_at = None

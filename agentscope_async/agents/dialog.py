@@ -68,7 +68,8 @@ class DialogAgent(AgentBase):
         self._remember(x)
         response = await self._respond(self._prompt(x))
         extra = {} if self.output_type is None else {"parsed": response.raw}
-        msg = Msg(self.name, response.text or "", "assistant", usage=response.usage, **extra)
+        text = response.refusal if response.text is None else response.text
+        msg = Msg(self.name, text or "", "assistant", usage=response.usage, **extra)
         await self.speak(msg)
         self._remember(msg)
         return msg

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ..errors import BadResponse
-from ..message import Msg, freeze
+from ..message import TAKEN_FIELDS, Msg, freeze
 from .dialog import DialogAgent
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ MAX_REPAIR = 4_000
 """The same for json-repair, whose time grows with the square of what it has to repair."""
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
-_TAKEN = frozenset(dir(Msg)) | {"echo"}
 
 
 def parse_dict(response: ModelResponse) -> ModelResponse:
@@ -111,7 +110,7 @@ class DictDialogAgent(DialogAgent):
 
 
 def _as_fields(raw: dict[str, Any]) -> dict[str, Any]:
-    fields = {key: value for key, value in raw.items() if key not in _TAKEN and not key.startswith("__")}
+    fields = {key: raw[key] for key in raw if key not in TAKEN_FIELDS and not key.startswith("__")}
     return fields if len(fields) == len(raw) else {**fields, "raw": raw}
 
 

@@ -76,6 +76,7 @@ class AgentStream:
             piece = await self._pieces.get()
         if piece is not None:
             return piece
+        self._pieces.put_nowait(None)  # for another reader
         await asyncio.wait([self._task])
         if not self._task.cancelled() and self._task.exception() is not None:
             self._has_raised = True
@@ -85,7 +86,7 @@ class AgentStream:
     async def _speak(self) -> Msg:
         ear = _Ear(self._pieces)
         try:
-            msg = await self._agent(self._x, _listener=ear, **self._kwargs)
+            msg = await self._agent._watched(self._x, self._kwargs, ear)
             if not ear.has_heard:
                 await ear.hear(msg)
             return msg

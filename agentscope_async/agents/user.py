@@ -11,16 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from ..message import Msg
+from ..message import TAKEN_FIELDS, Msg
 from .base import AgentBase
 
 __all__ = ["UserAgent", "UserSource"]
 
 UserSource: TypeAlias = Callable[[str], Awaitable[str]] | AsyncIterator[str]
 """Where a person's words come from: an async function of the prompt, or an async iterator of lines."""
-
-
-_TAKEN = frozenset(dir(Msg)) | {"echo"}
 
 
 class UserAgent(AgentBase):
@@ -57,7 +54,7 @@ class UserAgent(AgentBase):
         """
         self._remember(x)
         keys = [required_keys] if isinstance(required_keys, str) else required_keys or []
-        taken = _TAKEN.intersection(keys)
+        taken = TAKEN_FIELDS.intersection(keys)
         if taken:  # before the person has typed it all
             raise ValueError(f"A message has {', '.join(sorted(taken))} of its own; ask for other keys.")
         async with asyncio.timeout(timeout or None):

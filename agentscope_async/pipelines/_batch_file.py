@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import orjson
 
+from ..logging import brief
 from ..message import Msg, Usage
 from .debate import DebateResult
 
@@ -139,18 +140,10 @@ def _line(result: DebateResult, terms: Mapping[str, Any]) -> bytes:
         "messages": [msg.to_dict() for msg in result.messages],
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
         "usage": result.usage._asdict(),
-        "error": None if result.error is None else _brief(result.error),
+        "error": None if result.error is None else brief(result.error),
         "seconds": result.seconds,
     }
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _brief(error: Exception) -> str:
-    try:
-        text = str(error)
-    except Exception:
-        text = "<its text cannot be had>"
-    return f"{type(error).__name__}: {text[:4096]}".encode(errors="backslashreplace").decode()
 
 
 async def see_through(work: Callable[..., T], *args: Any) -> T:

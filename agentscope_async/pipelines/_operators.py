@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..agents.base import Operator
 
-__all__ = ["ask", "finish", "name_of"]
+__all__ = ["ask", "name_of"]
 
 
 def ask(operator: Operator, x: Any) -> Coroutine[Any, Any, Any]:
@@ -33,11 +33,6 @@ async def _ask(operator: Operator, x: Any) -> Any:
             f"An operator is an agent, a pipeline or an `async def` function."
         )
     return await answer
-
-
-async def finish(value: Any) -> Any:
-    """Return what a plain or an async function of the user's gave."""
-    return await value if inspect.isawaitable(value) else value
 
 
 def name_of(operator: object) -> str:

@@ -9,11 +9,12 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
+from .._tasks import finish
 from ..agents.base import AgentBase
 from ..message import Usage
 from ._batch_file import BatchFile, see_through
 from ._crowd import Crowd, check_limit
-from ._operators import finish, name_of
+from ._operators import name_of
 from .debate import DebateResult, Table, check_terms, total_usage
 from .fanout import error_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .._tasks import finish
 from ..message import Msg, Usage
 from ..msghub import msghub
-from ._operators import finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .._tasks import finish
 from ..agents.base import Operator
-from ._operators import ask, finish
+from ._operators import ask
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -6,7 +6,9 @@ import asyncio
 import copy
 import inspect
 import io
+import pickle
 import warnings
+from typing import Any
 
 import orjson
 import pytest
@@ -28,6 +30,7 @@ from agentscope_async import (
     TemporaryMemory,
     Tht,
     logging as chat_logging,
+    msghub,
     sequentialpipeline,
 )
 
@@ -680,7 +683,8 @@ def test_C06_load_memory_takes_a_list_a_text_or_a_path(tmp_path):
         parrot = Parrot("p")
         parrot.load_memory(source)
         assert parrot.memory.get_memory() == msgs
-    Parrot("p", use_memory=False).load_memory(msgs)
+    with pytest.raises(ConfigError, match="use_memory=False"):
+        Parrot("p", use_memory=False).load_memory(msgs)
 
 
 # -- C07: speak --
@@ -860,3 +864,86 @@ async def _wait(reply):
 
 async def _ask(agent, x):
     return await agent(x)
+
+
+# -- careless use --
+
+
+class Echo(AgentBase):
+    async def reply(self, x: Any = None) -> Msg:
+        self._remember(x)
+        return Msg(self.name, x.text, "assistant")
+
+
+@pytest.mark.parametrize("has_talked", [False, True])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))])
+async def test_a_copy_is_an_agent_of_its_own(copied: Any, has_talked: bool) -> None:
+    async with Runtime(), asyncio.timeout(30):
+        agent = Echo("agent")
+        async with msghub([agent]):
+            if has_talked:
+                await agent("before")
+            twin = copied(agent)
+            assert (await twin("x")).text == "x"
+        assert twin.memory.size() == has_talked + 1
+        assert (0 if agent.memory is None else agent.memory.size()) == has_talked
+        assert twin._circles == ()
+
+
+async def test_awaiting_without_a_task_leaves_the_agent_usable() -> None:
+    agent = Echo("agent")
+    turn = agent("x")
+
+    def drive() -> None:
+        with pytest.raises(RuntimeError, match=r"asyncio\.run"):
+            turn.send(None)
+
+    asyncio.get_running_loop().call_soon(drive)
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        assert (await agent("y")).text == "y"
+
+
+async def test_a_call_of_ones_own_leaves_streaming_intact() -> None:
+    class Loud(Echo):
+        def __call__(self, x: Any = None) -> Any:
+            return super().__call__("loud")
+
+    async with Loud("agent").stream("x") as stream:
+        assert [piece.text async for piece in stream] == ["x"]
+
+
+async def test_an_init_that_forgot_super_is_told() -> None:
+    class Forgetful(AgentBase):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(AttributeError, match=r"must call super\(\).__init__"):
+        await Forgetful()("x")
+    other = Echo("other")
+    with pytest.raises(AttributeError, match=r"must call super\(\).__init__"):
+        async with msghub([other, Forgetful()]):
+            pass
+    assert other._circles == ()
+
+
+@pytest.mark.parametrize("memory", [[], "file.json", 5])
+def test_a_memory_that_is_none_is_refused(memory: Any) -> None:
+    with pytest.raises(ConfigError, match="MemoryBase"):
+        Echo("agent", memory=memory)
+
+
+async def test_an_agent_without_memory_does_not_swallow_one() -> None:
+    agent = Echo("agent", use_memory=False)
+    with pytest.raises(ConfigError, match="use_memory=False"):
+        agent.load_memory([Msg("user", "x", "user")])
+    with pytest.raises(ConfigError, match="use_memory=False"):
+        await agent.load_state({"memory": [Msg("user", "x", "user").to_dict()]})
+
+
+async def test_a_stopped_agent_can_be_saved() -> None:
+    agent = Echo("agent")
+    await agent("x")
+    await agent.stop()
+    async with asyncio.timeout(30):
+        assert len((await agent.state())["memory"]) == 1

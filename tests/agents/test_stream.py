@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -357,3 +358,20 @@ async def test_is_heard_is_true_only_inside_a_streamed_turn():
         await heard(stream)
     assert stream.msg.text == "True"
     assert curious.is_heard is False
+
+
+async def test_two_readers_share_the_pieces_and_both_end() -> None:
+    class Talker(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            for word in ("one", "two", "three"):
+                await self.speak(Speech("text", word))
+                await asyncio.sleep(0)
+            return Msg(self.name, "done", "assistant")
+
+    async with asyncio.timeout(30), Talker("talker").stream("x") as stream:
+
+        async def read() -> list[str]:
+            return [piece.text async for piece in stream]
+
+        both = await asyncio.gather(read(), read())
+        assert sorted(word for words in both for word in words) == ["one", "three", "two"]

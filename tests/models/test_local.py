@@ -15,6 +15,7 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
+from agentscope_async.agents import DialogAgent
 from agentscope_async.errors import BadResponse, ConfigError, MissingExtraError, ModelError
 from agentscope_async.message import Msg, Speech, Usage
 from agentscope_async.models import ModelRegistry, ModelResponse, local
@@ -760,3 +761,25 @@ def test_process_ends_cleanly_and_silently(case):
     program += f"model = by_name('smollm2')\nstory = {STORY!r}\n{textwrap.dedent(SCRIPTS[case])}"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "done\n", "")
+
+
+@real
+async def test_a_conversation_longer_than_a_slot_goes_on() -> None:
+    agent = DialogAgent("Ann", "Be brief.", LocalModel(parallel=1, ctx=256, generate_args={"max_tokens": 8}))
+    for number in range(12):
+        assert (await agent(f"{number}: " + "Tell me more about it, please. " * 3)).text
+    assert agent.memory is not None
+    assert agent.memory.size() == 24
+
+
+def test_the_oldest_messages_are_left_out_and_the_systems_never(weights) -> None:
+    model = LocalModel(model_path=weights, ctx=100, generate_args={"max_tokens": 20})
+    system = Msg("system", "S" * 60, "system")
+    talk = [Msg("user", str(number) * 40, "user") for number in range(9)]
+    kept = [each["content"][0] for each in model.format(system, talk)]
+    assert kept[0] == "S"
+    assert kept[1:] == sorted(kept[1:])
+    assert kept[-1] == "8"
+    assert 1 < len(kept) < 9
+    huge = model.format(system, talk, Msg("user", "x" * 9000, "user"))
+    assert [each["content"][0] for each in huge] == ["S", "x"]
