@@ -296,15 +296,15 @@ class Mailbox:
             waited_s = monotonic() - letter.placed_at
             if waited_s > self.longest_wait_s:
                 self.longest_wait_s = waited_s
+            if letter.errand is not None:
+                self._turn = letter  # from here on the turn is theirs
+                return letter
             if letter.granted is not None:
                 if letter.granted.done():
                     continue  # cancelled, and its task has not come to take it out yet
+                self._turn = letter
                 letter.granted.set_result(None)
-            self._turn = letter  # from here on the turn is theirs
-            if letter.granted is not None:
                 return None
-            if letter.errand is not None:
-                return letter
             self._do_note(letter)
         self._turn = _STOPPED if self._stopped else None
         self._unadmitted = None
@@ -536,7 +536,9 @@ class Work:
                 if errand.succeed is not None:
                     errand.succeed(letter, result)
             if self.letter is not None:  # else it was abandoned meanwhile
-                self._put_down(letter)
+                self.letter = None
+                if letter.runtime is not None:
+                    self.settled += 1
             letter = mailbox.release(letter)
             if letter is not None:
                 if letter.runtime is not self.runtime and letter.runtime is not None:
@@ -582,15 +584,12 @@ class Work:
             self.mailbox.stop()
 
     def _give_up(self, letter: Letter, problem: str, reason: str) -> None:
-        self._put_down(letter)
-        assert letter.errand is not None
-        letter.errand.give_up(letter, RuntimeClosedError(problem), reason)
-        self.settle()
-
-    def _put_down(self, letter: Letter) -> None:
         self.letter = None
         if letter.runtime is not None:
             self.settled += 1
+        assert letter.errand is not None
+        letter.errand.give_up(letter, RuntimeClosedError(problem), reason)
+        self.settle()
 
 
 def _turn_away(letter: Letter, error: Exception, reason: str) -> None:

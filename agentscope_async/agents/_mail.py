@@ -156,8 +156,7 @@ class _AgentErrand:
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         """Run one reply."""
         agent: Any = letter.agent
-        run: Coroutine[Any, Any, Any] = agent._take_turn(None, letter.msg, None, None, letter)
-        return run
+        return agent._take_turn(None, letter.msg, None, None, letter)  # type: ignore[no-any-return]
 
 
 class _Post(_AgentErrand):
@@ -187,8 +186,7 @@ class Submission(_AgentErrand):
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         """Run one reply, with the keywords of ``submit``."""
         agent: Any = letter.agent
-        run: Coroutine[Any, Any, Any] = agent._take_turn(None, letter.msg, self._kwargs, None, letter)
-        return run
+        return agent._take_turn(None, letter.msg, self._kwargs, None, letter)  # type: ignore[no-any-return]
 
     def succeed(self, letter: Letter, result: Any) -> None:
         """Give out the reply."""
@@ -211,8 +209,7 @@ class _Observation:
 
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         agent: Any = letter.agent
-        run: Coroutine[Any, Any, Any] = agent._take_turn(agent.observe, letter.msg, None, None, letter)
-        return run
+        return agent._take_turn(agent.observe, letter.msg, None, None, letter)  # type: ignore[no-any-return]
 
     succeed = None
 

@@ -450,11 +450,6 @@ class AgentBase:
                 )
         self.reset_audience(members)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in AgentBase.__slots__:
-            raise AttributeError(f"{type(self).__name__}.__init__ must call super().__init__(name) first")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     def __getstate__(self) -> Any:
         """Copy and pickle what the agent is, not where it is: no mailbox, runtime or hub."""
         state: Any = super().__getstate__()

