@@ -817,3 +817,15 @@ def test_an_agent_goes_on_after_a_loop_closed_in_the_middle_of_its_turn(
 )
 def test_in_asyncio_debug_mode(scenario: Callable[[], Any]) -> None:
     asyncio.run(scenario(), debug=True)
+
+
+async def test_a_time_limit_ends_a_tight_loop_of_asks() -> None:
+    agent = Actor()
+    turns = 0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            while True:
+                await agent(message("x"))
+                turns += 1
+    assert turns > 0
+    await assert_usable(agent)

@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
     from .._context import RuntimeLike
+    from .._turn import Turn
 
-__all__ = ["POST", "Circle", "Submission", "announce", "deliver", "incoming", "send", "start_all", "tell"]
+__all__ = [
+    "POST",
+    "Circle",
+    "Submission",
+    "announce",
+    "deliver",
+    "incoming",
+    "pass_on",
+    "send",
+    "start_all",
+    "tell",
+]
 
 
 class Circle:
@@ -92,6 +104,17 @@ def tell(listener: Any, msg: Msg, open_letters: list[Letter]) -> None:
         return
     if placed or (placed is False and mailbox.is_over_capacity()):
         open_letters.append(letter)
+
+
+async def pass_on(mailbox: Mailbox, turn: Turn, heard: list[Letter]) -> None:
+    """Release a turn and see to the letters it left open, and to the next one if it needs a task."""
+    following = mailbox.release(turn)
+    if following is not None and following.runtime is not None:
+        start(mailbox, following)
+    elif following is not None:
+        heard = [*heard, following]
+    if heard:
+        await deliver(heard)
 
 
 async def deliver(letters: list[Letter]) -> None:

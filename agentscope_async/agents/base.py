@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import itertools
 import re
 import time
 import warnings
@@ -37,12 +36,11 @@ from ..mailbox import (
     check_options,
     hand_on,
     hand_on_inline,
-    start,
 )
 from ..memory import TemporaryMemory
 from ..message import Msg, Speech
 from ..models.config import find_model
-from ._mail import POST, Circle, Submission, announce, deliver, incoming, send, start_all
+from ._mail import POST, Circle, Submission, announce, incoming, pass_on, send, start_all
 from .stream import AgentStream
 
 if TYPE_CHECKING:
@@ -71,11 +69,27 @@ class _Unmade:
 _UNMADE: Any = _Unmade
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
-_next_turn = itertools.count(1).__next__
 _current_task = asyncio.current_task
 _get_turn = current_turn.get
 _set_turn = current_turn.set
 _new_turn = object.__new__
+
+
+MAX_STREAK = 64
+"""So many turns a task may take in a row before the event loop is let run."""
+
+
+class _Streak:
+    """The task that took the last turn, by its id, and how many before that one."""
+
+    __slots__ = ("task", "turns")
+
+    def __init__(self) -> None:
+        self.task = 0
+        self.turns = 0
+
+
+_streak = _Streak()
 
 
 class AgentBase:
@@ -522,10 +536,9 @@ class AgentBase:
                 turn.task = None
                 raise
             reason = _explain(error, turn, task, cancels)
-            turn.task = None
-            if turn.parent is not None:
-                _set_turn(turn.parent)
-            self._undo(mailbox, memory, mark, began_at, reason)
+            _end(turn)
+            mailbox.failed += 1
+            self._undo(memory, mark, began_at, reason)
             if is_ours and isinstance(reason, Exception):
                 await hand_on_inline(mailbox, turn)
             elif is_ours:
@@ -533,9 +546,7 @@ class AgentBase:
             if reason is error:
                 raise
             raise reason from error
-        turn.task = None
-        if turn.parent is not None:  # else: an ended turn in the context is as good as none
-            _set_turn(turn.parent)
+        _end(turn)
         mailbox.handled += 1
         if began_at is not None:
             self._report_end(began_at, None)
@@ -545,30 +556,20 @@ class AgentBase:
             if heard:
                 start_all(heard, turn)
             return result
-        if (
-            mailbox._letters is None
-            and mailbox._turn is turn
-            and mailbox._idle is None
-            and not mailbox._stopped
-        ):
-            mailbox._turn = None  # what release() does when nobody waits
+        if mailbox._letters is None and not heard:
+            mailbox.release(turn)
         else:
-            following = mailbox.release(turn)
-            if following is not None:
-                if following.runtime is not None:
-                    start(mailbox, following)
-                else:
-                    heard = [*(heard or ()), following]
-        if heard:
-            await deliver(heard)
-        if not _next_turn() & 63:
+            await pass_on(mailbox, turn, heard or [])
+        if _streak.task != id(task):
+            _streak.task, _streak.turns = id(task), 0
+        elif _streak.turns < MAX_STREAK:
+            _streak.turns += 1
+        else:
+            _streak.turns = 0
             await asyncio.sleep(0)  # turns that never wait must not keep the loop from its timers
         return result
 
-    def _undo(
-        self, mailbox: Mailbox, memory: Any, mark: Any, began_at: float | None, reason: BaseException
-    ) -> None:
-        mailbox.failed += 1
+    def _undo(self, memory: Any, mark: Any, began_at: float | None, reason: BaseException) -> None:
         if began_at is not None:
             self._report_end(began_at, reason)
         if self.keeps_failed_turns:
@@ -650,6 +651,12 @@ def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any,
             await self._take_turn(functools.partial(observe, self), x)
 
     return observe_in_turn
+
+
+def _end(turn: Turn) -> None:
+    turn.task = None
+    if turn.parent is not None:  # else: an ended turn in the context is as good as none
+        _set_turn(turn.parent)
 
 
 def _prepare(turn: Turn, listener: Any) -> None:

@@ -386,7 +386,7 @@ def test_K05_a_missing_path_object_and_a_broken_file_are_named(tmp_path):
 VECTORS = {"east": [1.0, 0.0], "north": [0.0, 1.0], "north-east": [1.0, 1.0], "west": [-1.0, 0.0]}
 
 
-class Compass:
+class NorthAndEast:
     """An embedding model for directions, which counts what it is asked."""
 
     def __init__(self):
@@ -410,7 +410,7 @@ async def nested(text):
     return ModelResponse(embedding=[VECTORS[text]])
 
 
-class CompassWrapper(ModelWrapperBase):
+class NorthAndEastWrapper(ModelWrapperBase):
     async def _call(self, messages, args):
         return ModelResponse(embedding=VECTORS[messages])
 
@@ -418,7 +418,7 @@ class CompassWrapper(ModelWrapperBase):
         self.generate_args = {}
 
 
-@pytest.mark.parametrize("model", [plain, response, nested, Compass(), CompassWrapper()])
+@pytest.mark.parametrize("model", [plain, response, nested, NorthAndEast(), NorthAndEastWrapper()])
 async def test_K06_embeddings_of_plain_messages_are_computed(model):
     memory = holding([say("east"), {"content": "north"}], embedding_model=model)
     assert await memory.get_embeddings() == [[1.0, 0.0], [0.0, 1.0]]
@@ -432,12 +432,12 @@ async def test_K06_embeddings_a_unit_brings_along_are_used():
 
 @pytest.mark.parametrize("count", [2, 30])
 async def test_K06_each_message_is_embedded_once_for_each_model(count):
-    compass, other = Compass(), Compass()
-    memory = holding([say("east") for _ in range(count)], embedding_model=compass)
+    model, other = NorthAndEast(), NorthAndEast()
+    memory = holding([say("east") for _ in range(count)], embedding_model=model)
     await memory.get_embeddings()
     memory.add(say("north"))
     await memory.get_embeddings()
-    assert compass.asked == ["east"] * count + ["north"]
+    assert model.asked == ["east"] * count + ["north"]
     await memory.get_embeddings(other)
     assert len(other.asked) == count + 1
 
@@ -451,14 +451,14 @@ async def test_K06_the_vectors_handed_out_are_copies():
 
 
 async def test_K06_vectors_survive_a_deletion_of_others_and_go_with_their_message():
-    compass = Compass()
+    model = NorthAndEast()
     east, north = say("east"), say("north")
-    memory = holding([east, north], embedding_model=compass)
+    memory = holding([east, north], embedding_model=model)
     await memory.get_embeddings()
     memory.delete(0)
     memory.add(east)
     assert await memory.get_embeddings() == [VECTORS["north"], VECTORS["east"]]
-    assert compass.asked == ["east", "north", "east"]
+    assert model.asked == ["east", "north", "east"]
 
 
 @pytest.mark.parametrize("deleting", [False, True])
@@ -523,12 +523,12 @@ def test_K06_embed_without_a_model_is_refused_and_adds_nothing():
 
 
 async def test_K06_embed_with_a_model_asks_it_only_when_vectors_are_needed():
-    compass = Compass()
-    memory = TemporaryMemory(embedding_model=compass)
+    model = NorthAndEast()
+    memory = TemporaryMemory(embedding_model=model)
     memory.add([say("east")], embed=True)
-    assert compass.asked == []
+    assert model.asked == []
     await memory.get_embeddings()
-    assert compass.asked == ["east"]
+    assert model.asked == ["east"]
 
 
 async def test_K06_without_a_model_there_are_no_embeddings_to_make():
@@ -738,14 +738,14 @@ def test_a_mark_can_be_gone_back_to_twice():
 
 
 async def test_rollback_keeps_the_vectors_of_what_stays():
-    compass = Compass()
-    memory = holding(say("east"), embedding_model=compass)
+    model = NorthAndEast()
+    memory = holding(say("east"), embedding_model=model)
     await memory.get_embeddings()
     mark = memory.mark()
     memory.add(say("north"))
     memory.rollback(mark)
     await memory.get_embeddings()
-    assert compass.asked == ["east"]
+    assert model.asked == ["east"]
 
 
 def test_a_mark_copies_nothing():
