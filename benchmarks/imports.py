@@ -66,7 +66,7 @@ def distributions(root: str) -> set[str]:
         except PackageNotFoundError:
             continue
         for requirement in requirements:
-            name = re.split(r"[ ;<>=!~\[(]", requirement, maxsplit=1)[0].lower()
+            name = re.sub(r"[-_.]+", "-", re.split(r"[ ;<>=!~\[(]", requirement, maxsplit=1)[0]).lower()
             if _applies(requirement) and name not in found:
                 found.add(name)
                 waiting.append(name)
