@@ -40,6 +40,9 @@ class RuntimeLike(Protocol):
             RuntimeClosedError: the runtime takes no more work.
         """
 
+    def accept_more(self) -> None:
+        """Count one more letter in a mailbox where another one of this runtime waits."""
+
     def settle(self, count: int = 1) -> None:
         """Count letters as dealt with."""
 

@@ -173,12 +173,18 @@ class Runtime:
         _innermost.set(tuple(each for each in _innermost.get(()) if each is not self))
         for mailbox in list(self._mailboxes):
             mailbox.forget(self)
-        cancelled = await self._end_tasks()
+        for task in self._tasks:
+            task.cancel()
+        cancelled = await self._wait_for_tasks()
+        for task, abandon in list(self._tasks.items()):
+            get_logger().error("unkillable", task=task.get_name(), waited_s=KILL_WAIT_S)
+            abandon()
+            self._tasks.pop(task)
         for answer in self._last_words:
             self.start(_guarded(answer, "on_error"), _nothing, name="on_error")
-        if self._last_words:
-            await asyncio.wait(list(self._tasks), timeout=KILL_WAIT_S)
-            cancelled = await self._end_tasks() or cancelled
+        cancelled = await self._wait_for_tasks() or cancelled
+        for task in self._tasks:
+            task.cancel()
         for reader in self._readers:
             reader.close()
         if self._chat is not None:
@@ -186,20 +192,16 @@ class Runtime:
         if cancelled is not None:
             raise cancelled
 
-    async def _end_tasks(self) -> asyncio.CancelledError | None:
+    async def _wait_for_tasks(self) -> asyncio.CancelledError | None:
+        """Wait for all tasks, at most ``KILL_WAIT_S``; return a cancellation that came meanwhile."""
         assert self._loop is not None
         cancelled: asyncio.CancelledError | None = None
         deadline = self._loop.time() + KILL_WAIT_S
-        for task in self._tasks:
-            task.cancel()
         while self._tasks and self._loop.time() < deadline:
             try:
                 await asyncio.wait(list(self._tasks), timeout=deadline - self._loop.time())
             except asyncio.CancelledError as error:
                 cancelled = error
-        for task, abandon in self._tasks.items():
-            get_logger().error("unkillable", task=task.get_name(), waited_s=KILL_WAIT_S)
-            abandon()
         return cancelled
 
     # -- what users call --
@@ -279,6 +281,12 @@ class Runtime:
             self._all_settled.clear()
         self._outstanding += 1
         self._mailboxes.add(mailbox)
+
+    def accept_more(self) -> None:
+        """Count a letter placed behind another one of ours; see RuntimeLike."""
+        if _running_loop() is not self._intake:
+            self._refuse_intake()
+        self._outstanding += 1
 
     def _refuse_intake(self) -> None:
         """Raise, unless this comes from work of our own that goes on while we close."""

@@ -1228,3 +1228,38 @@ async def test_a_closed_chat_does_not_fail_a_turn() -> None:
     async with Runtime(chat=stream):
         assert (await Loud("loud")("x")).text == "done"
         assert (await Loud("loud")("x")).text == "done"
+
+
+def test_a_post_behind_what_a_closed_loop_left_is_handled() -> None:
+    agents: list[AgentBase] = []
+
+    class Slow(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            if x.text == "stuck":
+                await asyncio.Event().wait()
+            return Msg(self.name, "done", "assistant")
+
+    async def leave_it_busy() -> None:
+        await Runtime().__aenter__()
+        agents.append(Slow("slow"))
+        for _ in range(3):
+            await agents[0].post("stuck")
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_it_busy())
+    tasks = asyncio.all_tasks(loop)  # held, as a debugger or a traceback would
+    loop.close()
+
+    async def go_on() -> int:
+        async with Runtime() as rt, asyncio.timeout(30):
+            with rt.use():
+                agents[0]._runtime = rt
+                await agents[0].post("fine")
+                await rt.drain()
+        return agents[0].mailbox.statistics().handled
+
+    assert asyncio.run(go_on()) == 1
+    assert tasks
+    for runtime in list(runtime_module._context.open_runtimes):
+        runtime_module._context.open_runtimes.discard(runtime)

@@ -241,9 +241,10 @@ class AgentBase:
             mailbox = self.mailbox
         letter = Mail(self, x if type(x) is Msg else incoming(x), POST, runtime)
         letters = mailbox._letters
-        if letters is not None and len(letters) < mailbox.capacity:
-            runtime.accept(mailbox)
-            letters.append(letter)  # what send() does for an agent that has been busy a while
+        if letters is not None and letters[-1].runtime is runtime and len(letters) < mailbox.capacity:
+            # What send() does behind another letter of this runtime, whose loop is known to go on.
+            runtime.accept_more()
+            letters.append(letter)
         elif send(mailbox, letter, runtime) is False and mailbox.is_over_capacity():
             try:
                 await mailbox.admission(letter, current_turn.get())
