@@ -14,11 +14,31 @@ if TYPE_CHECKING:
 
     from .message import Msg
 
-__all__ = ["RuntimeLike", "find_runtime"]
+__all__ = ["RuntimeLike", "Services", "find_runtime", "find_services"]
 
 
-class RuntimeLike(Protocol):
-    """What agents need of a runtime."""
+class Services(Protocol):
+    """What a call to a model is reported to, and may be limited by."""
+
+    @property
+    def monitor(self) -> Any:
+        """The ``Monitor`` that metrics are counted in."""
+
+    @property
+    def budget(self) -> Any:
+        """The ``Budget`` every call is charged to, or None."""
+
+    @property
+    def invocations(self) -> Any:
+        """The ``Invocations`` that keep each call as a file, or None."""
+
+    @property
+    def files(self) -> Any:
+        """The ``Files`` of the run directory."""
+
+
+class RuntimeLike(Services, Protocol):
+    """What agents and models need of a runtime."""
 
     is_open: bool
     ask_timeout_s: float | None
@@ -62,6 +82,12 @@ class RuntimeLike(Protocol):
         """Write a message to the chat log and the terminal, where these are on."""
 
 
+charged: ContextVar[tuple[Any, ...]] = ContextVar("agentscope_async.budgets", default=())
+"""The budgets of the ``with budget:`` blocks this code runs in, outermost first."""
+
+is_charging = False
+"""Some such block was ever entered: until then letters need not look for one."""
+
 override: ContextVar[RuntimeLike | None] = ContextVar("agentscope_async.runtime", default=None)
 """Set by ``with rt.use():``."""
 
@@ -78,6 +104,15 @@ def _no_runtime() -> RuntimeLike | None:
 
 innermost: Callable[[], RuntimeLike | None] = _no_runtime
 """The innermost runtime of the running event loop; set once the runtime module is loaded."""
+
+
+process_services: Services | None = None
+"""Those of ``init()``: of programs that open no runtime. None before it was called."""
+
+
+def find_services(built_under: RuntimeLike | None = None) -> Services | None:
+    """Return the runtime of :func:`find_runtime`, without one what ``init()`` set up, or None."""
+    return find_runtime(built_under) or process_services
 
 
 def find_runtime(built_under: RuntimeLike | None = None) -> RuntimeLike | None:

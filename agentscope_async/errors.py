@@ -16,9 +16,25 @@
     ├── ConfigError                a ValueError
     ├── MessageError               .field; a ValueError
     ├── MissingExtraError          .package; an ImportError
-    ├── ModelError                 .provider, .model
-    │   └── BadResponse            .raw
+    ├── ModelError                 .type, .retryable, .provider, .model, .status, ...; a RuntimeError
+    │   ├── AuthFailed             auth
+    │   ├── BadRequest             bad_request
+    │   │   └── ContextTooLong
+    │   ├── BadResponse            bad_response; a ValueError
+    │   ├── Conflict               conflict
+    │   ├── ConnectionFailed       connection; a ConnectionError
+    │   ├── ContentFiltered        content_filter
+    │   ├── ModelTimeout           timeout; a TimeoutError
+    │   ├── NotFound               not_found
+    │   ├── Overloaded             overloaded
+    │   ├── PartialStreamError     truncated, stream_error; .partial_text
+    │   ├── PermissionDenied       permission
+    │   ├── QuotaExhausted         quota
+    │   ├── RateLimited            rate_limit; .retry_after_s
+    │   └── ServerError            server
     ├── NoRuntimeError             a RuntimeError
+    ├── QuotaExceededError         .name (of a metric)
+    │   └── BudgetExceededError    .limit, .allowed, .spent, .reserved, .needed
     ├── QuorumError                .needed, .good, .failures
     └── RuntimeClosedError         a RuntimeError
     AgentScopeWarning              a UserWarning
@@ -39,9 +55,16 @@ __all__ = [
     "AgentScopeWarning",
     "AgentStoppedError",
     "AskTimeoutError",
+    "AuthFailed",
+    "BadRequest",
     "BadResponse",
+    "BudgetExceededError",
     "CancellationSwallowedError",
     "ConfigError",
+    "Conflict",
+    "ConnectionFailed",
+    "ContentFiltered",
+    "ContextTooLong",
     "DeadlockError",
     "InterruptedTurnError",
     "InvalidReplyError",
@@ -49,10 +72,19 @@ __all__ = [
     "MessageError",
     "MissingExtraError",
     "ModelError",
+    "ModelTimeout",
     "NoRuntimeError",
+    "NotFound",
+    "Overloaded",
+    "PartialStreamError",
+    "PermissionDenied",
     "QuorumError",
+    "QuotaExceededError",
+    "QuotaExhausted",
+    "RateLimited",
     "ReplyExitError",
     "RuntimeClosedError",
+    "ServerError",
     "WrongLoopError",
 ]
 
@@ -62,7 +94,24 @@ class AgentScopeWarning(UserWarning):
 
 
 class AgentScopeError(Exception):
-    """Base of every error of this package."""
+    """Base of every error of this package.
+
+    They can be copied and pickled, with all their attributes: process pools send them so.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args, vars(self))
+
+
+def _made_again(
+    kind: type[AgentScopeError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> AgentScopeError:
+    """Return a copied error, without its ``__init__``, which takes what the text was made from."""
+    make = OSError.__new__ if issubclass(kind, OSError) else kind.__new__  # two bases have one each
+    error: AgentScopeError = make(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class AgentError(AgentScopeError):
@@ -216,30 +265,152 @@ class MissingExtraError(AgentScopeError, ImportError):
         super().__init__(message)
 
 
-class ModelError(AgentScopeError):
+class ModelError(AgentScopeError, RuntimeError):
     """A call to a model failed.
 
     Attributes:
+        type: what kind of failure, one word for programs; the tree at the top gives each class's.
+        retryable: the same request may succeed later. Retries of that kind were made already.
         provider: for example ``"openai"``.
         model: the model's name as configured.
+        status: the HTTP status, or None where there was no answer.
+        code: the provider's own code for the failure (a text or a number), or None.
+        request_id: the provider's id of the call, or None.
+        attempts: how many requests were sent for this call.
+        retry_after_s: seconds the server asked to wait, or None.
+        partial_text: the text that had arrived before the failure, or None.
+        raw: the answer as received: a parsed body, or the beginning of its text.
     """
 
-    def __init__(self, message: str, *, provider: str, model: str) -> None:
+    type: str = "model"
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model: str,
+        status: int | None = None,
+        code: str | int | None = None,
+        request_id: str | None = None,
+        attempts: int = 1,
+        retry_after_s: float | None = None,
+        partial_text: str | None = None,
+        raw: Any = None,
+    ) -> None:
         super().__init__(message)
         self.provider = provider
         self.model = model
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.attempts = attempts
+        self.retry_after_s = retry_after_s
+        self.partial_text = partial_text
+        self.raw = raw
 
 
-class BadResponse(ModelError):
-    """The model answered, but not with what was asked for.
+class AuthFailed(ModelError):
+    """The key is missing, wrong or revoked."""
 
-    Attributes:
-        raw: the answer as received (a text or a parsed body).
+    type = "auth"
+
+
+class BadRequest(ModelError):
+    """The provider refuses the request as it is."""
+
+    type = "bad_request"
+
+
+class ContextTooLong(BadRequest):
+    """The messages do not fit the model's context."""
+
+
+class BadResponse(ModelError, ValueError):
+    """The model answered, but not with what was asked for."""
+
+    type = "bad_response"
+
+
+class Conflict(ModelError):
+    """The provider was busy with a request that clashes with this one (409)."""
+
+    type = "conflict"
+    retryable = True
+
+
+class ConnectionFailed(ModelError, ConnectionError):
+    """There was no answer: refused, reset, closed early, or the host's name or certificate is wrong."""
+
+    type = "connection"
+    retryable = True
+
+
+class ContentFiltered(ModelError):
+    """The provider's safety rules refused the prompt or stopped the answer."""
+
+    type = "content_filter"
+
+
+class ModelTimeout(ModelError, TimeoutError):
+    """The answer did not come within the time limit."""
+
+    type = "timeout"
+    retryable = True
+
+
+class NotFound(ModelError):
+    """The provider knows no such model or address."""
+
+    type = "not_found"
+
+
+class Overloaded(ModelError):
+    """The provider has more work than it can do (503, 529)."""
+
+    type = "overloaded"
+    retryable = True
+
+
+class PartialStreamError(ModelError):
+    """A stream ended before the answer did; ``partial_text`` is what was heard.
+
+    ``type`` is ``"truncated"`` when the connection or the stream just ended, and
+    ``"stream_error"`` when the server reported an error in it.
     """
 
-    def __init__(self, message: str, *, provider: str, model: str, raw: Any = None) -> None:
-        super().__init__(message, provider=provider, model=model)
-        self.raw = raw
+    type = "truncated"
+
+    def __init__(self, message: str, *, type: str = "truncated", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.type = type
+
+
+class PermissionDenied(ModelError):
+    """The key is good, but not for this model, region or action."""
+
+    type = "permission"
+
+
+class QuotaExhausted(ModelError):
+    """The account has no credit or daily allowance left; waiting a little does not help."""
+
+    type = "quota"
+
+
+class RateLimited(ModelError):
+    """Too many requests or tokens a minute; ``retry_after_s`` says when to come back, if known."""
+
+    type = "rate_limit"
+    retryable = True
+
+
+class ServerError(ModelError):
+    """The provider failed (5xx)."""
+
+    type = "server"
+    retryable = True
 
 
 class NoRuntimeError(AgentScopeError, RuntimeError):
@@ -254,6 +425,42 @@ class NoRuntimeError(AgentScopeError, RuntimeError):
 
 class RuntimeClosedError(AgentScopeError, RuntimeError):
     """The runtime that owned this work was left before the work was done."""
+
+
+class QuotaExceededError(AgentScopeError):
+    """A metric would go above its quota; nothing was added.
+
+    Attributes:
+        name: the metric's full name.
+    """
+
+    def __init__(self, name: str, message: str | None = None) -> None:
+        super().__init__(message or f"Metric [{name}] exceeds quota.")
+        self.name = name
+
+
+class BudgetExceededError(QuotaExceededError):
+    """A call was refused because it could cost more than the budget has left; it was not sent.
+
+    Attributes:
+        name: the budget's name.
+        limit: which of its limits: ``"usd"``, ``"tokens"``, ``"calls"`` or ``"wall_s"``.
+        allowed, spent, reserved, needed: in the unit of that limit.
+    """
+
+    def __init__(
+        self, name: str, *, limit: str, allowed: float, spent: float, reserved: float, needed: float
+    ) -> None:
+        super().__init__(
+            name,
+            f"Budget {name!r} allows {allowed:g} {limit}: {spent:g} spent, {reserved:g} reserved for calls "
+            f"under way, {needed:g} more needed. Raise the budget or ask for less.",
+        )
+        self.limit = limit
+        self.allowed = allowed
+        self.spent = spent
+        self.reserved = reserved
+        self.needed = needed
 
 
 class QuorumError(AgentScopeError):

@@ -18,6 +18,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from . import _context
 from ._context import find_runtime
 from ._deadlock import Blocked
 from ._turn import Named, Turn, current_turn, open_turn
@@ -520,6 +521,8 @@ class Work:
         mailbox = self.mailbox
         letter = self.letter
         task = asyncio.current_task()
+        if _context.is_charging and self.parent is None:
+            _context.charged.set(())  # this task was begun by one sender, and works for all
         while letter is not None:
             if self.settled >= 64:
                 self.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import _context
 from .._tasks import run_all
 from .._turn import current_turn, open_turn
 from ..errors import AgentStoppedError, DeadlockError, MailboxFullError
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from .._turn import Turn
 
 __all__ = [
-    "POST",
     "Circle",
-    "Submission",
     "announce",
     "deliver",
     "incoming",
     "pass_on",
+    "post_errand",
     "send",
     "start_all",
+    "submission",
     "tell",
 ]
 
@@ -182,6 +183,25 @@ class _AgentErrand:
         return agent._take_turn(None, letter.msg, None, None, letter)  # type: ignore[no-any-return]
 
 
+class _ChargedErrand(_AgentErrand):
+    """Charge the reply to the budgets of the block the letter was sent in.
+
+    A task handles letters of many senders, so its own context tells nothing of theirs.
+    """
+
+    __slots__ = ()
+
+    _budgets: tuple[Any, ...]
+
+    async def run(self, letter: Letter) -> Any:
+        """Run one reply."""
+        token = _context.charged.set(self._budgets)
+        try:
+            return await super().run(letter)
+        finally:
+            _context.charged.reset(token)
+
+
 class _Post(_AgentErrand):
     """Reply, and drop the reply."""
 
@@ -195,6 +215,13 @@ class _Post(_AgentErrand):
 
     def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
         bury(letter, reason, error)
+
+
+class _ChargedPost(_ChargedErrand, _Post):
+    __slots__ = ("_budgets",)
+
+    def __init__(self, budgets: tuple[Any, ...]) -> None:
+        self._budgets = budgets
 
 
 class Submission(_AgentErrand):
@@ -223,6 +250,26 @@ class Submission(_AgentErrand):
     def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
         """Give out the error."""
         self.reply.resolve(error)
+
+
+class _ChargedSubmission(_ChargedErrand, Submission):
+    __slots__ = ("_budgets",)
+
+    def __init__(self, kwargs: dict[str, Any], budgets: tuple[Any, ...]) -> None:
+        super().__init__(kwargs)
+        self._budgets = budgets
+
+
+def post_errand() -> _Post:
+    """Return what a letter posted here asks for."""
+    budgets = _context.charged.get()
+    return _ChargedPost(budgets) if budgets else POST
+
+
+def submission(kwargs: dict[str, Any]) -> Submission:
+    """Return what a letter submitted here asks for."""
+    budgets = _context.charged.get() if _context.is_charging else ()
+    return _ChargedSubmission(kwargs, budgets) if budgets else Submission(kwargs)
 
 
 class _Observation:

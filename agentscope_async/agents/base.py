@@ -40,7 +40,17 @@ from ..mailbox import (
 from ..memory import TemporaryMemory
 from ..message import Msg, Speech
 from ..models.config import find_model
-from ._mail import POST, Circle, Submission, announce, incoming, pass_on, send, start_all
+from ._mail import (
+    POST,
+    Circle,
+    announce,
+    incoming,
+    pass_on,
+    post_errand,
+    send,
+    start_all,
+    submission,
+)
 from .stream import AgentStream
 
 if TYPE_CHECKING:
@@ -214,7 +224,7 @@ class AgentBase:
         """
         runtime = self._need_runtime("submit")
         mailbox = self.mailbox
-        errand = Submission(kwargs)
+        errand = submission(kwargs)
         letter = Mail(self, incoming(x), errand, runtime)
         errand.reply = Reply(self.name, mailbox, letter)
         send(mailbox, letter, runtime)
@@ -239,7 +249,8 @@ class AgentBase:
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self.mailbox
-        letter = Mail(self, x if type(x) is Msg else incoming(x), POST, runtime)
+        errand = post_errand() if _context.is_charging else POST
+        letter = Mail(self, x if type(x) is Msg else incoming(x), errand, runtime)
         letters = mailbox._letters
         if letters is not None and letters[-1].runtime is runtime and len(letters) < mailbox.capacity:
             # What send() does behind another letter of this runtime, whose loop is known to go on.
