@@ -12,6 +12,7 @@ import orjson
 __all__ = ["RunDirectory"]
 
 _LOWER = string.ascii_lowercase + string.digits
+_random = random.SystemRandom()  # two runs must not share a directory because both seed `random` alike
 
 
 class RunDirectory:
@@ -25,18 +26,19 @@ class RunDirectory:
     def __init__(
         self, save_dir: str | Path = "./runs", *, project: str | None = None, name: str | None = None
     ) -> None:
-        random_name = "".join(random.choices(_LOWER, k=6))
+        random_name = "".join(_random.choices(_LOWER, k=6))
         self._started_at = time.localtime()
-        self.project = project or "".join(random.choices(_LOWER + string.ascii_uppercase, k=6))
+        self.project = project or "".join(_random.choices(_LOWER + string.ascii_uppercase, k=6))
         self.name = name or random_name
         self.run_id = f"run_{time.strftime('%Y%m%d-%H%M%S', self._started_at)}_{random_name}"
-        self._path = Path(save_dir) / self.run_id
+        # Absolute: a program may change its directory before the first file is written.
+        self._path = Path(save_dir).absolute() / self.run_id
 
     @property
     def path(self) -> Path:
         """The directory; made, with its ``.config``, when first asked for."""
         if not self._path.exists():
-            self._path.mkdir(parents=True)
+            self._path.mkdir(parents=True, exist_ok=True)  # another thread may ask for the first time, too
             about = {
                 "project": self.project,
                 "name": self.name,

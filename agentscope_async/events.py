@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["Event", "LetterBuried", "TurnEnded", "TurnStarted"]
+if TYPE_CHECKING:
+    from .message import Usage
+
+__all__ = ["Event", "LetterBuried", "ModelCalled", "TurnEnded", "TurnStarted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +40,14 @@ class LetterBuried(Event):
     """A letter became a dead letter, for this ``reason``."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCalled(Event):
+    """A model answered, in ``seconds`` and ``attempts`` requests; ``agent`` is "" outside any turn."""
+
+    provider: str
+    model: str
+    usage: Usage
+    seconds: float
+    attempts: int

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
 
+from ._redact import redact_text
 from .errors import ConfigError
 from .message import Msg, _thaw
 
@@ -184,7 +185,9 @@ def get_logger() -> structlog.stdlib.BoundLogger:
 
     Keys and values are data, one event is one line. It goes to the standard library's
     logger ``agentscope_async``, so an application decides with its own logging set-up;
-    structlog's global configuration is not touched.
+    structlog's global configuration is not touched. What is or looks like a key is hidden, in
+    tracebacks, too: handlers write, mail and upload what they get. (The chat log is not
+    searched: what people and models say is theirs, and is kept as it is.)
     """
     import structlog
 
@@ -194,6 +197,7 @@ def get_logger() -> structlog.stdlib.BoundLogger:
             _stdlib.getLogger("agentscope_async"),
             wrapper_class=structlog.stdlib.BoundLogger,
             processors=[
+                structlog.stdlib.filter_by_level,
                 structlog.contextvars.merge_contextvars,
                 structlog.processors.format_exc_info,
                 structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True),
@@ -203,9 +207,10 @@ def get_logger() -> structlog.stdlib.BoundLogger:
     )
 
 
-def _at_the_call(logger: Any, method: str, text: Any) -> tuple[tuple[str], dict[str, int]]:
+def _at_the_call(logger: Any, method: str, text: Any) -> tuple[tuple[str], dict[str, Any]]:
     """Let the line name the place that logged it, not structlog's own frames."""
-    return (str(text),), {"stacklevel": 4}
+    # The text has the traceback already; from exc_info every handler would write it as it is.
+    return (redact_text(str(text)),), {"stacklevel": 4, "exc_info": False}
 
 
 class _DefaultChat:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -11,31 +12,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from anyio.lowlevel import RunVar
-
 from . import _context
 from ._deadlock import current_waits
 from ._rundir import RunDirectory
+from ._services import RunServices
 from ._turn import open_turn
 from .errors import ConfigError, InterruptedTurnError, RuntimeClosedError
 from .events import Event, LetterBuried
-from .logging import ChatLog, brief, get_logger, level_number, setup_logger, show_if_set_up
-from .models.config import ModelConfigs, ModelRegistry, load_configs, process_models
+from .logging import ChatLog, brief, get_logger, show_if_set_up
+from .models.config import ModelConfigs, ModelRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from types import TracebackType
 
-    from .agents import AgentBase
+    from ._invocations import Invocations
+    from .files import Files
     from .mailbox import Mailbox
     from .message import Msg
+    from .monitor import Budget, Monitor
 
 _running_loop = asyncio.get_running_loop
 
-__all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime", "init"]
+__all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime"]
 
 MAX_DEAD_LETTERS = 10_000
 MAX_UNREAD_EVENTS = 10_000
+_HTTP = f"{__package__}.models._http"  # looked for, not imported: many programs never need it
 KILL_WAIT_S = 5.0
 """How long a cancelled handler may take to end before the runtime is left without it."""
 
@@ -88,7 +91,9 @@ class Runtime:
         model_configs: ModelConfigs | None = None,
         project: str | None = None,
         name: str | None = None,
-        save_dir: str | Path = "./runs",
+        save_dir: str | Path | None = None,
+        save_api_invoke: bool = False,
+        budget: Budget | None = None,
         ask_timeout_s: float | None = None,
         grace: float = 10.0,
         post_attempts: int = 1,
@@ -101,7 +106,10 @@ class Runtime:
             model_configs: a configuration, a list of them, or the path of a JSON file.
             project: kept in the run directory's ``.config``.
             name: of this run; random when not given.
-            save_dir: where the run directory is made, once something is written to it.
+            save_dir: where the run directory is made, once something is written to it; ``./runs``
+                when not given. Given, metrics are kept there, too; else in memory.
+            save_api_invoke: write a file for each model call into the run directory.
+            budget: what every model call in this runtime is charged to.
             ask_timeout_s: seconds an ask may take before AskTimeoutError; None: no limit.
             grace: seconds that letters in mailboxes get to be handled when the block is left normally.
             post_attempts: how often a failing ``post`` is tried before it is a dead letter.
@@ -120,9 +128,15 @@ class Runtime:
             self.models.read(model_configs)
         self.ask_timeout_s = ask_timeout_s
         self.grace = grace
-        self.run = RunDirectory(save_dir, project=project, name=name)
+        self.run = RunDirectory("./runs" if save_dir is None else save_dir, project=project, name=name)
         self.dead_letters = DeadLetters()
         self.is_open = False
+        self._own_services = RunServices(
+            self.run,
+            is_saved=save_dir is not None or save_api_invoke,
+            save_api_invoke=save_api_invoke,
+            budget=budget,
+        )
         self._post_attempts = post_attempts
         self._on_error = on_error
         self._chat = ChatLog(terminal=chat) if chat is not False else None
@@ -146,7 +160,7 @@ class Runtime:
         self._all_settled.set()
         self.is_open = True
         _context.open_runtimes.add(self)
-        _innermost.set((*_innermost.get(()), self))
+        _open_in_loop.setdefault(self._loop, []).append(self)
         self._attend()
         return self
 
@@ -170,7 +184,7 @@ class Runtime:
         self._is_closed = True
         _context.open_runtimes.discard(self)
         _context.attentive.discard(self)
-        _innermost.set(tuple(each for each in _innermost.get(()) if each is not self))
+        self._leave_loop()
         for mailbox in list(self._mailboxes):
             mailbox.forget(self)
         for task in self._tasks:
@@ -183,6 +197,8 @@ class Runtime:
         for answer in self._last_words:
             self.start(_guarded(answer, "on_error"), _nothing, name="on_error")
         cancelled = await self._wait_for_tasks() or cancelled
+        self.start(self._close_services(), _nothing, name="services")
+        cancelled = await self._wait_for_tasks() or cancelled
         for task in self._tasks:
             task.cancel()
         for reader in self._readers:
@@ -191,6 +207,21 @@ class Runtime:
             self._chat.close()
         if cancelled is not None:
             raise cancelled
+
+    async def _close_services(self) -> None:
+        """Write what is left of metrics and records; the loop's last runtime closes idle connections."""
+        try:
+            await self._own_services.aclose()
+        finally:
+            if self._loop not in _open_in_loop and (http := sys.modules.get(_HTTP)) is not None:
+                await http.close_idle_pools()
+
+    def _leave_loop(self) -> None:
+        assert self._loop is not None
+        open_here = _open_in_loop[self._loop]
+        open_here.remove(self)
+        if not open_here:
+            del _open_in_loop[self._loop]
 
     async def _wait_for_tasks(self) -> asyncio.CancelledError | None:
         """Wait for all tasks, at most ``KILL_WAIT_S``; return a cancellation that came meanwhile."""
@@ -254,6 +285,37 @@ class Runtime:
             for wait in current_waits.values()
             if _runtime_of(wait.turn) in (self, None)
         ]
+
+    # -- what model calls are reported to --
+
+    @property
+    def monitor(self) -> Monitor:
+        """The metrics of this runtime; a runtime that saves nothing uses those of ``init()``, if called."""
+        monitor: Monitor = self._services.monitor
+        return monitor
+
+    @property
+    def budget(self) -> Budget | None:
+        """What every model call in this runtime is charged to."""
+        return self._own_services.budget
+
+    @property
+    def invocations(self) -> Invocations | None:
+        """What writes a file for each model call, if anything does; ``init()``'s as for ``monitor``."""
+        invocations: Invocations | None = self._services.invocations
+        return invocations
+
+    @property
+    def files(self) -> Files:
+        """The run's directory and what is put there; ``init()``'s as for ``monitor``."""
+        files: Files = self._services.files
+        return files
+
+    @property
+    def _services(self) -> _context.Services:
+        if not self._own_services.is_saved and _context.process_services is not None:
+            return _context.process_services
+        return self._own_services
 
     # -- what agents call --
 
@@ -403,7 +465,9 @@ class _EventReader:
         return self._events.popleft()
 
 
-_innermost: RunVar[tuple[Runtime, ...]] = RunVar("agentscope_async.runtimes")
+_open_in_loop: dict[asyncio.AbstractEventLoop, list[Runtime]] = {}
+"""The open runtimes of each event loop, innermost last. Every call of a model looks here: a plain
+dict takes a tenth of the time of anyio's RunVar."""
 
 
 def current_runtime() -> Runtime | None:
@@ -413,11 +477,10 @@ def current_runtime() -> Runtime | None:
 
 def _innermost_runtime() -> Runtime | None:
     try:
-        asyncio.get_running_loop()
+        open_here = _open_in_loop.get(_running_loop())
     except RuntimeError:
         return None  # an agent made outside any loop
-    runtimes = _innermost.get(())
-    return runtimes[-1] if runtimes else None
+    return open_here[-1] if open_here else None
 
 
 _context.innermost = _innermost_runtime
@@ -436,52 +499,3 @@ async def _guarded(answer: Any, agent: str) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def init(
-    model_configs: ModelConfigs | None = None,
-    project: str | None = None,
-    name: str | None = None,
-    save_dir: str | Path = "./runs",
-    save_log: bool = True,
-    logger_level: str = "INFO",
-    agent_configs: dict[str, Any] | list[dict[str, Any]] | str | Path | None = None,
-) -> list[AgentBase]:
-    """Fill the process defaults, as AgentScope v0.0.2 does; scripts and notebooks need nothing else.
-
-    Reads the model configurations, makes the run directory, sets up the system log and
-    the chat (terminal, and ``logging.log`` and ``logging.chat`` with ``save_log``) and
-    builds the agents of ``agent_configs``: ``{"class": name, "args": {...}}``, a list of
-    these, or the path of a JSON file. Calling it again replaces the former set-up.
-
-    Returns:
-        The agents, in the order of ``agent_configs``.
-
-    Raises:
-        ConfigError: a configuration or the level is not valid.
-    """
-    level_number(logger_level)
-    if model_configs is not None:
-        process_models.read(model_configs, clear_existing=True)
-    run = RunDirectory(save_dir, project=project, name=name)
-    setup_logger(run.path if save_log else None, logger_level)
-    return [_make_agent(config) for config in load_configs(agent_configs or [], "agent")]
-
-
-def _make_agent(config: dict[str, Any]) -> AgentBase:
-    from . import agents
-
-    class_name = config.get("class")
-    found = getattr(agents, str(class_name), None)
-    if not (isinstance(found, type) and issubclass(found, agents.AgentBase)):
-        raise ConfigError(
-            f"Agent configuration names the class {class_name!r}, which is not an agent of this package."
-        )
-    arguments = config.get("args")
-    if not isinstance(arguments, dict):
-        raise ConfigError(f"The configuration of a {class_name} needs 'args', an object of its arguments.")
-    try:
-        agent: AgentBase = found(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"The configuration of a {class_name} does not fit: {error}") from error
-    return agent
