@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "_init": ["init"],
     "agents": [
         "AgentBase", "AgentLike", "AgentStream", "DialogAgent", "DictDialogAgent", "Operator",
         "TextToImageAgent", "UserAgent", "UserSource",
     ],
     "errors": [
         "AgentError", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError", "AskTimeoutError",
-        "BadResponse", "CancellationSwallowedError", "ConfigError", "DeadlockError", "InterruptedTurnError",
-        "InvalidReplyError", "MailboxFullError", "MessageError", "MissingExtraError", "ModelError",
-        "NoRuntimeError", "QuorumError", "ReplyExitError", "RuntimeClosedError", "WrongLoopError",
+        "AuthFailed", "BadRequest", "BadResponse", "BudgetExceededError", "CancellationSwallowedError",
+        "ConfigError", "Conflict", "ConnectionFailed", "ContentFiltered", "ContextTooLong",
+        "DeadlockError", "InterruptedTurnError", "InvalidReplyError", "MailboxFullError",
+        "MessageError", "MissingExtraError", "ModelError", "ModelTimeout", "NoRuntimeError", "NotFound",
+        "Overloaded", "PartialStreamError", "PermissionDenied", "QuorumError", "QuotaExceededError",
+        "QuotaExhausted", "RateLimited", "ReplyExitError", "RuntimeClosedError", "ServerError",
+        "WrongLoopError",
     ],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],
@@ -30,7 +35,18 @@ _HOMES = {
         "AudioPart", "ContentPart", "FilePart", "ImagePart", "Msg", "Speech", "TextPart", "ThinkingPart",
         "Tht", "ToolCallPart", "ToolResultPart", "Usage", "VideoPart", "deserialize", "serialize",
     ],
-    "models": ["EchoModel", "FunctionModel", "ModelResponse", "ModelWrapperBase", "ScriptedModel"],
+    "models": [
+        "DashScopeChatWrapper", "DashScopeImageSynthesisWrapper", "DashScopeTextEmbeddingWrapper",
+        "EchoModel", "FallbackModel", "FunctionModel", "GeminiChatWrapper", "GeminiEmbeddingWrapper",
+        "LocalModel", "ModelRegistry", "ModelResponse", "ModelStream", "ModelWrapperBase",
+        "OllamaChatWrapper", "OllamaEmbeddingWrapper", "OllamaGenerationWrapper", "OpenAIChatWrapper",
+        "OpenAIDALLEWrapper", "OpenAIEmbeddingWrapper", "PostAPIChatWrapper", "PostAPIDALLEWrapper",
+        "PostAPIModelWrapperBase", "ScriptedModel",
+    ],
+    "monitor": [
+        "Budget", "Metric", "Monitor", "MonitorFactory", "PriceTable", "Remaining", "Reservation",
+        "Spending", "active_budgets", "cost_of", "get_full_name",
+    ],
     "msghub": ["MsgHub", "msghub"],
     "pipelines": [
         "AgentFailure", "BatchProgress", "DebateResult", "DebateSpec", "ForLoopPipeline", "IfElsePipeline",
@@ -38,9 +54,11 @@ _HOMES = {
         "forlooppipeline", "gather", "ifelsepipeline", "placeholder", "quorum", "race",
         "sequentialpipeline", "switchpipeline", "vote", "whilelooppipeline",
     ],
-    "runtime": ["DeadLetter", "Runtime", "current_runtime", "init"],
+    "prompt": ["PromptEngine", "PromptType", "ShrinkPolicy"],
+    "runtime": ["DeadLetter", "Runtime", "current_runtime"],
+    "tokens": ["count_openai_token", "count_tokens", "get_openai_max_length"],
 }  # fmt: skip
-_MODULES = ["agents", "errors", "memory", "message", "models", "pipelines"]
+_MODULES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines"]
 
 __all__ = sorted([*(name for names in _HOMES.values() for name in names), *_MODULES, "__version__"])
 
@@ -80,25 +98,23 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
         memory as memory,
         message as message,
         models as models,
+        monitor as monitor,
         pipelines as pipelines,
     )
+    from ._init import init as init
     from .agents import *  # noqa: F403
     from .errors import *  # noqa: F403
     from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply
     from .memory import *  # noqa: F403
     from .message import *  # noqa: F403
-    from .models import (
-        EchoModel as EchoModel,
-        FunctionModel as FunctionModel,
-        ModelResponse as ModelResponse,
-        ModelWrapperBase as ModelWrapperBase,
-        ScriptedModel as ScriptedModel,
-    )
+    from .models import *  # noqa: F403
+    from .monitor import *  # noqa: F403
     from .msghub import MsgHub as MsgHub, msghub as msghub
     from .pipelines import *  # noqa: F403
+    from .prompt import *  # noqa: F403
     from .runtime import (
         DeadLetter as DeadLetter,
         Runtime as Runtime,
         current_runtime as current_runtime,
-        init as init,
     )
+    from .tokens import *  # noqa: F403

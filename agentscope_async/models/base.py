@@ -12,6 +12,7 @@ import orjson
 from .._tasks import finish
 from ..errors import BadResponse, ConfigError
 from ..message import Msg, Speech, ToolCallPart, Usage
+from ._catalog import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -193,6 +194,9 @@ class ModelWrapperBase(ABC):
         own_type = cls.__dict__.get("model_type")
         if own_type is None:
             return
+        home = TYPES.get(own_type)
+        if home is not None and cls.__module__ != f"{__package__}.{home[0]}":
+            raise ConfigError(f"model_type {own_type!r} of {cls.__name__} is taken by {home[1]}")
         rival = cls._types.get(own_type)
         if rival is not None and (rival.__module__, rival.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ConfigError(f"model_type {own_type!r} of {cls.__name__} is taken by {rival.__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,15 @@ from typing import Any, TypeAlias, cast
 
 import orjson
 
+from .._redact import redact_text
 from ..errors import AgentScopeWarning, ConfigError
+from ._catalog import ALIASES, PROVIDERS, TYPES
 from .base import ModelWrapperBase
 
 __all__ = ["ModelConfigs", "ModelRegistry"]
 
 ModelConfigs: TypeAlias = dict[str, Any] | list[dict[str, Any]] | str | Path
 """One configuration, a list of them, or the path of a JSON file with either."""
-
-PROVIDERS = {"fake": "fake", "local": "local"}
-"""What may stand before the colon of ``"provider:model"``, and the module that knows it by ``by_name``."""
 
 
 class ModelRegistry:
@@ -29,6 +29,7 @@ class ModelRegistry:
     def __init__(self) -> None:
         self._configs: dict[str, dict[str, Any]] = {}
         self._wrappers: dict[str, ModelWrapperBase] = {}
+        self._being_made: list[str] = []
 
     def read(self, configs: ModelConfigs, *, clear_existing: bool = False) -> None:
         """Add configurations: a dict, a list of dicts, or the path of a JSON file with either.
@@ -66,24 +67,50 @@ class ModelRegistry:
         """Return the known ``config_name``s, in the order they were added."""
         return list(self._configs)
 
-    def load(self, model: str, *, also: Sequence[str] = ()) -> ModelWrapperBase:
+    def load(self, model: str, *, also: Sequence[str] = (), **options: Any) -> ModelWrapperBase:
         """Return the wrapper for a ``config_name`` or a ``"provider:model"`` string.
 
-        ``also`` names configurations known elsewhere, for the error.
+        ``also`` names configurations known elsewhere, for the error. ``options``
+        (``base_url=``, say) go to the wrapper that a ``"provider:model"`` string stands for.
 
         Raises:
             ConfigError: neither a known name nor a known provider.
         """
         if model in self._configs:
+            if options:
+                raise ConfigError(
+                    f"{', '.join(options)} goes with 'provider:model' strings; {model!r} is a configuration."
+                )
             if model not in self._wrappers:
-                self._wrappers[model] = _make(self._configs[model])
+                self._wrappers[model] = self._made_once(model)
             return self._wrappers[model]
         provider, colon, name = model.partition(":")
+        if colon and not name:
+            raise ConfigError(f"{model!r} names no model; write {provider + ':MODEL'!r}.")
         if colon and provider in PROVIDERS:
             module = importlib.import_module(f".{PROVIDERS[provider]}", __package__)
-            wrapper: ModelWrapperBase = module.by_name(name)
+            wrapper: ModelWrapperBase = module.by_name(name, **options)
             return wrapper
         raise ConfigError(self._unknown(model, also))
+
+    def _made_once(self, name: str) -> ModelWrapperBase:
+        """Make a wrapper, and those it falls back on; itself must not be among these."""
+        if name in self._being_made:
+            raise ConfigError(f"Models fall back on each other: {' -> '.join([*self._being_made, name])}.")
+        self._being_made.append(name)
+        try:
+            return self._make(self._configs[name])
+        finally:
+            self._being_made.remove(name)
+
+    def _make(self, config: dict[str, Any]) -> ModelWrapperBase:
+        arguments = dict(config)
+        kind = _class_of(arguments.pop("model_type"), config["config_name"])
+        if config["model_type"] == "fallback" and isinstance(config.get("models"), list):
+            arguments["models"] = [
+                self.load(each) if isinstance(each, str) else each for each in config["models"]
+            ]
+        return _made(kind, arguments)
 
     def _unknown(self, model: str, also: Sequence[str]) -> str:
         known = [*self._configs, *also, *(f"{provider}:..." for provider in sorted(PROVIDERS))]
@@ -92,8 +119,10 @@ class ModelRegistry:
         return f"No model configuration is named {model!r}; {hint}known: {', '.join(known)}."
 
 
-def find_model(model: ModelWrapperBase | str | None, runtime: Any = None) -> ModelWrapperBase:
+def find_model(model: ModelWrapperBase | str | None, runtime: Any = None, **options: Any) -> ModelWrapperBase:
     """Return the wrapper an agent means: itself, or by name from its runtime, then the process.
+
+    ``options`` go to the wrapper that a ``"provider:model"`` string stands for.
 
     Raises:
         ConfigError: no such model, or not something that names one.
@@ -105,10 +134,11 @@ def find_model(model: ModelWrapperBase | str | None, runtime: Any = None) -> Mod
             f"A model is a wrapper, a config name or 'provider:model', not {type(model).__name__}."
         )
     if runtime is None:
-        return process_models.load(model)
+        return process_models.load(model, **options)
     if model in runtime.models or model not in process_models:
-        return cast("ModelWrapperBase", runtime.models.load(model, also=process_models.names()))
-    return process_models.load(model)
+        loaded = runtime.models.load(model, also=process_models.names(), **options)
+        return cast("ModelWrapperBase", loaded)
+    return process_models.load(model, **options)
 
 
 process_models = ModelRegistry()
@@ -122,6 +152,10 @@ def load_configs(configs: ModelConfigs, kind: str) -> list[dict[str, Any]]:
         ConfigError: something in it is not an object.
     """
     if isinstance(configs, (str, Path)):
+        if isinstance(configs, str) and configs.lstrip()[:1] in ("{", "["):
+            raise ConfigError(
+                f"The {kind} configurations are JSON text, not a path: give json.loads(...) of it."
+            )
         try:
             configs = orjson.loads(Path(configs).read_bytes())
         except orjson.JSONDecodeError as error:
@@ -149,22 +183,72 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _known_types() -> list[str]:
-    for module in PROVIDERS.values():
-        importlib.import_module(f".{module}", __package__)
-    return sorted(ModelWrapperBase._types)
+    return sorted({*TYPES, *ModelWrapperBase._types})
 
 
-def _make(config: dict[str, Any]) -> ModelWrapperBase:
-    arguments = dict(config)
-    model_type = arguments.pop("model_type")
-    known = _known_types()
-    if model_type not in known:
-        near = difflib.get_close_matches(model_type, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"Unknown model_type {model_type!r} in {config['config_name']!r}; {hint}known: {known}."
-        )
+def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapperBase:
+    name = arguments["config_name"]
+    known = _parameters(kind)
+    for key in arguments:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"Model configuration {name!r}: {kind.__name__} takes no {key!r}; {hint}"
+                f"known: {', '.join(known)}."
+            )
     try:
-        return ModelWrapperBase._types[model_type](**arguments)
-    except TypeError as error:
-        raise ConfigError(f"Model configuration {config['config_name']!r}: {error}") from error
+        return kind(**arguments)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:  # a value of another kind than is meant
+        raise ConfigError(f"Model configuration {name!r}: {redact_text(str(error))}") from error
+
+
+def _class_of(model_type: str, config_name: str) -> type[ModelWrapperBase]:
+    """Return the wrapper meant by a type, an old name of one, or the name of a class."""
+    if model_type in ALIASES:
+        warnings.warn(
+            f"model_type {model_type!r} is an old name of {ALIASES[model_type]!r}.",
+            AgentScopeWarning,
+            stacklevel=2,
+        )
+        model_type = ALIASES[model_type]
+    if model_type in ModelWrapperBase._types:
+        return ModelWrapperBase._types[model_type]
+    if model_type in TYPES:
+        return _import(*TYPES[model_type])
+    for module, name in TYPES.values():
+        if name == model_type:
+            return _import(module, name)
+    for kind in _subclasses(ModelWrapperBase):  # type: ignore[type-abstract]  # only looked at
+        if kind.__name__ == model_type:
+            return kind
+    known = _known_types()
+    near = difflib.get_close_matches(model_type, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"Unknown model_type {model_type!r} in {config_name!r}; {hint}known: {', '.join(known)}."
+    )
+
+
+def _import(module: str, name: str) -> type[ModelWrapperBase]:
+    return cast("type[ModelWrapperBase]", getattr(importlib.import_module(f".{module}", __package__), name))
+
+
+def _subclasses(kind: type[ModelWrapperBase]) -> list[type[ModelWrapperBase]]:
+    below = kind.__subclasses__()
+    return [*below, *(each for child in below for each in _subclasses(child))]
+
+
+def _parameters(kind: type[ModelWrapperBase]) -> list[str]:
+    """Return what can be given by keyword, also through ``**kwargs`` to the classes above."""
+    found: list[str] = []
+    for each in kind.__mro__:
+        if "__init__" not in each.__dict__:
+            continue
+        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]  # type: ignore[misc]
+        found += [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return list(dict.fromkeys(found))

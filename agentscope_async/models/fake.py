@@ -128,8 +128,10 @@ class FunctionModel(FakeModel):
         return await answer if inspect.isawaitable(answer) else answer
 
 
-def by_name(name: str) -> ModelWrapperBase:
-    """Return the fake meant by ``"fake:NAME"``."""
+def by_name(name: str, **options: Any) -> ModelWrapperBase:
+    """Return the fake meant by ``"fake:NAME"``; it takes no options."""
+    if options:
+        raise ConfigError(f"A fake model takes no {', '.join(options)}.")
     if name != "echo":
         raise ConfigError(f"No fake model is named {name!r}; known: 'fake:echo'.")
     return EchoModel(f"fake:{name}", model_name=name)

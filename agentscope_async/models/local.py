@@ -214,8 +214,10 @@ class LocalModel(ModelWrapperBase):
             ) from error
 
 
-def by_name(name: str) -> LocalModel:
-    """Return the model meant by ``"local:NAME"``: ``smollm2``, or the path of a GGUF file."""
+def by_name(name: str, **options: Any) -> LocalModel:
+    """Return the model meant by ``"local:NAME"``: ``smollm2``, or the path of a GGUF file; no options."""
+    if options:
+        raise ConfigError(f"A model in this process takes no {', '.join(options)}.")
     if name.endswith(".gguf") or Path(name).name != name:
         return LocalModel(f"local:{name}", model_path=name)
     return LocalModel(f"local:{name}", model_name=name)

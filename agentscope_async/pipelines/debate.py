@@ -20,7 +20,7 @@ __all__ = ["DebateResult", "debate"]
 HOST = "host"
 OPENING = (
     "The topic of this debate: {topic}\n"
-    "{pro} argues for it, {con} argues against it. They speak in turns, {pro} first, {rounds} rounds in all."
+    "{pro} argues for it, {con} argues against it. They speak in turns, {pro} first, {times} each."
 )
 CLOSING = "The debate is over. Who was more convincing, {pro} or {con}? Give your verdict and say why."
 
@@ -111,7 +111,8 @@ class Table:
         self.seated = [pro, con] if judge is None else [pro, con, judge]
         if len({id(agent) for agent in self.seated}) < len(self.seated):
             raise ValueError("One agent cannot take two roles in a debate: its memory would mix them up.")
-        words = {"topic": topic, "pro": pro.name, "con": con.name, "rounds": rounds}
+        times = "once" if rounds == 1 else f"{rounds} times"
+        words = {"topic": topic, "pro": pro.name, "con": con.name, "times": times}
         self._opening = Msg(HOST, OPENING.format(**words) if announcement is None else announcement, "system")
         self._closing = Msg(HOST, CLOSING.format(**words), "user")
         self.said: list[Msg] = []
