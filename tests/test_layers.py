@@ -9,12 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "agentscope_async"
 LAYERS = [
-    {"errors", "message", "_context", "logging", "events", "_tasks", "_rundir"},
-    {"_turn", "_deadlock", "mailbox", "monitor", "memory"},
-    {"models", "service", "prompt"},
+    {"errors", "message", "_context", "logging", "events", "_tasks", "_rundir", "_redact"},
+    {"_turn", "_deadlock", "mailbox", "monitor", "memory", "_invocations", "tokens"},
+    {"models", "service", "prompt", "files", "_services"},
     {"agents"},
     {"msghub", "pipelines", "node"},
-    {"runtime"},
+    {"runtime", "_init"},
     {"web", "cli", "testing", "__main__", "__init__"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

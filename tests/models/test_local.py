@@ -766,10 +766,10 @@ def test_process_ends_cleanly_and_silently(case):
 @real
 async def test_a_conversation_longer_than_a_slot_goes_on() -> None:
     agent = DialogAgent("Ann", "Be brief.", LocalModel(parallel=1, ctx=256, generate_args={"max_tokens": 8}))
-    for number in range(12):
-        assert (await agent(f"{number}: " + "Tell me more about it, please. " * 3)).text
+    for number in range(7):  # the slot is full with the fourth
+        assert (await agent(f"{number}: " + "Tell me more about it, please. " * 6)).text
     assert agent.memory is not None
-    assert agent.memory.size() == 24
+    assert agent.memory.size() == 14
 
 
 def test_the_oldest_messages_are_left_out_and_the_systems_never(weights) -> None:
