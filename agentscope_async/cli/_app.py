@@ -17,6 +17,21 @@ __all__ = ["app"]
 
 MODEL_HELP = "A configuration's name, or provider:model."
 
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Where the provider of a provider:model is, if not at its own address."),
+]
+
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="At most so many tokens in each answer.",
+        show_default="the model's own limit",
+    ),
+]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -52,10 +67,21 @@ def chat(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = DEFAULTS.model,
     system: Annotated[str, typer.Option(help="What the agent is told to be.")] = _chat.PERSONA,
     name: Annotated[str, typer.Option(help="The agent's name.")] = "Assistant",
+    max_tokens: MaxTokens = None,
+    base_url: BaseUrl = None,
     model_configs: ModelConfigs = None,
 ) -> None:
     """Talk with an agent, in the terminal or through a pipe (one message a line)."""
-    run(_chat.chat(model=model, system=system, name=name, model_configs=model_configs))
+    run(
+        _chat.chat(
+            model=model,
+            system=system,
+            name=name,
+            max_tokens=max_tokens,
+            base_url=base_url,
+            model_configs=model_configs,
+        )
+    )
 
 
 @app.command()
@@ -68,8 +94,14 @@ def debate(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = DEFAULTS.model,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**31, help="The same seed, the same debate.", show_default="random"),
+        typer.Option(
+            min=0,
+            max=2**31,
+            help="The same seed, the same debate, where the model takes one.",
+            show_default="random",
+        ),
     ] = None,
+    max_tokens: MaxTokens = None,
     save_dir: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("./runs"),
     resume: Annotated[
         Path | None,
@@ -80,6 +112,7 @@ def debate(
             help="Go on with a stopped run of several debates.",
         ),
     ] = None,
+    base_url: BaseUrl = None,
     model_configs: ModelConfigs = None,
 ) -> None:
     """Let two agents debate a topic and a third one judge; or hold many debates at once."""
@@ -92,6 +125,8 @@ def debate(
         "limit": limit,
         "model": model,
         "seed": seed,
+        "max_tokens": max_tokens,
+        "base_url": base_url,
         "model_configs": model_configs and str(model_configs.resolve()),
     }
     session = _debate.Session(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, cast
 
 from ..agents import DialogAgent
 from ..message import Msg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ..models import OpenAIChatWrapper
     from ..models.base import Messages, ModelWrapperBase
 
-__all__ = ["Cast", "Talker", "is_small", "load", "with_arguments"]
+__all__ = ["Cast", "Talker", "is_small", "limit", "load", "with_arguments"]
 
 MAX_TOKENS = 64
 """Of a speech of a local model."""
@@ -28,11 +30,23 @@ def is_small(model: ModelWrapperBase) -> bool:
     return model.model_type == "local"
 
 
-def with_arguments(model: ModelWrapperBase, **args: Any) -> ModelWrapperBase:
-    """Return the same model with generation arguments, unless its configuration has its own."""
+def with_arguments(model: ModelWrapperBase, given: Mapping[str, Any], **defaults: Any) -> ModelWrapperBase:
+    """Return the same model with generation arguments: those ``given`` win over its configuration's."""
+    if not given and not defaults:
+        return model
     changed = copy.copy(model)
-    changed.generate_args = {**args, **model.generate_args}
+    changed.generate_args = {**defaults, **model.generate_args, **given}
     return changed
+
+
+def limit(model: ModelWrapperBase, max_tokens: int | None) -> dict[str, Any]:
+    """Return the argument that limits an answer of this model; none for None."""
+    if max_tokens is None:
+        return {}
+    args: dict[str, Any] = {}
+    if model.model_type == "openai_chat":  # some of its models want another name, all other servers this
+        cast("OpenAIChatWrapper", model).limit_output(args, max_tokens)
+    return args or {"max_tokens": max_tokens}
 
 
 async def load(model: ModelWrapperBase) -> None:
@@ -48,10 +62,27 @@ async def load(model: ModelWrapperBase) -> None:
 class Cast:
     """Makes the three agents of each debate."""
 
-    def __init__(self, topic: str, model: ModelWrapperBase) -> None:
-        """Prepare to make agents; a small model gets a word limit and a question to answer."""
+    def __init__(
+        self,
+        topic: str,
+        model: ModelWrapperBase,
+        *,
+        max_tokens: int | None = None,
+        is_seeded: bool = False,
+    ) -> None:
+        """Prepare to make agents; a small model gets a word limit and a question to answer.
+
+        Args:
+            topic: what the debate is about.
+            model: speaks for all of them.
+            max_tokens: of each speech; None leaves it to the model.
+            is_seeded: seeds are asked for, so models elsewhere are sent theirs, too. Not all
+                servers take one.
+        """
         self.model = model
         self._topic = topic.strip().rstrip(".!")
+        self._limit = limit(model, max_tokens)
+        self._is_seeded = is_seeded
 
     def pro(self, record: Callable[[Msg], None], seed: int) -> Talker:
         """Make the agent that speaks for the topic."""
@@ -88,17 +119,22 @@ class Cast:
         return f"{self._topic} {of_question}" if self._topic.endswith("?") else f"{of_claim} {self._topic}?"
 
     def _model(self, seed: int) -> ModelWrapperBase:
+        given = {**self._limit, "seed": seed} if self._is_seeded else self._limit
         if not is_small(self.model):
-            return self.model
+            return with_arguments(self.model, given)
         # One sentence, without its full stop: what this size of model adds to it repeats it,
         # or breaks off in the middle at the limit (in 28 of 42 speeches that were tried).
         stop = ["\n", ". "]
         # Below 0.8 the two mostly say the same.
-        return with_arguments(self.model, max_tokens=MAX_TOKENS, temperature=0.8, stop=stop, seed=seed)
+        return with_arguments(self.model, given, max_tokens=MAX_TOKENS, temperature=0.8, stop=stop, seed=seed)
 
 
 class Talker(DialogAgent):
-    """A DialogAgent that reports what it says, and asks a small model in a way it can follow.
+    """A DialogAgent that reports what it says, and asks in a way every model can follow.
+
+    Many servers want something of a user in every prompt, and user and assistant in turns
+    (Gemini refuses a prompt of the system alone, chat templates of Mistral and Gemma one
+    that does not alternate). So what others say in a row, the host included, is one turn.
 
     A small model takes "Name: text" as a play to be continued, speaking for everybody, and
     forgets what it is to do. So it hears the others without their names, only the last
@@ -142,7 +178,8 @@ class Talker(DialogAgent):
 
     def _prompt(self, x: Any) -> Messages:
         if not is_small(self.model):
-            return super()._prompt(x)
+            system = Msg("system", self.sys_prompt, "system") if self.sys_prompt else None
+            return self.model.format(system, self._talk_in_turns(), me=self.name)
         talk = _recent([msg for msg in self._heard() if msg.role != "system"])
         return [{"role": "system", "content": self.sys_prompt}, *self._turns(talk)]
 
@@ -153,6 +190,13 @@ class Talker(DialogAgent):
         elif self._question:
             turns.append({"role": "user", "content": self._question})
         return turns
+
+    def _talk_in_turns(self) -> list[Msg]:
+        talk: list[Msg] = []
+        for is_own, group in groupby(self._heard(), self._said):
+            said = list(group)
+            talk += said if is_own else [_as_one(said)]
+        return talk
 
     def _said(self, msg: Msg) -> bool:
         return msg.role == "assistant" and msg.name == self.name
@@ -171,6 +215,14 @@ class Judge(Talker):
         *speeches, question = talk
         shown = [*(msg.to_str() for msg in speeches[-2:]), question.text]
         return [{"role": "user", "content": "\n".join(shown)}]
+
+
+def _as_one(said: Sequence[Msg]) -> Msg:
+    """Return what several said, one after the other, as a user's message; each but the first is named."""
+    first, *rest = said
+    if not rest and first.role == "user":
+        return first
+    return Msg(first.name, "\n\n".join([first.text, *(msg.to_str() for msg in rest)]), "user")
 
 
 def _recent(talk: Sequence[Msg]) -> list[Msg]:

@@ -36,12 +36,15 @@ class Plan:
     limit: int = 4
     model: str = "local:smollm2"
     seed: int = 0
+    is_seeded: bool = False  # the seed was asked for
+    max_tokens: int | None = None
+    base_url: str | None = None
     model_configs: str | None = None
 
     @classmethod
     def new(cls, given: dict[str, Any]) -> Self:
         """Return the plan of a new run; what is not given has its default, the seed a random one."""
-        return replace(cls(seed=random.randrange(2**31)), **given)
+        return replace(cls(seed=random.randrange(2**31), is_seeded="seed" in given), **given)
 
     @classmethod
     def of_run(cls, run: Path, given: dict[str, Any]) -> Self:
@@ -81,6 +84,11 @@ class Plan:
         """Keep the plan in the run directory."""
         settings = orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         (run / SETTINGS).write_bytes(settings)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What the model's wrapper is made with."""
+        return {} if self.base_url is None else {"base_url": self.base_url}
 
     @property
     def turns_each(self) -> int:

@@ -10,7 +10,7 @@ from ..errors import AgentScopeError
 from ..message import Msg
 from ..models.config import find_model
 from ..runtime import Runtime
-from ._cast import Talker, is_small, load, with_arguments
+from ._cast import Talker, is_small, limit, load, with_arguments
 from ._run import complain, problem
 from ._talk import Talk
 
@@ -25,12 +25,22 @@ MAX_TOKENS = 256
 """Of a local model's answer; it does not always find an end by itself."""
 
 
-async def chat(*, model: str, system: str, name: str, model_configs: Path | None) -> int:
+async def chat(
+    *,
+    model: str,
+    system: str,
+    name: str,
+    max_tokens: int | None,
+    base_url: str | None,
+    model_configs: Path | None,
+) -> int:
     """Let the person at standard input talk with an agent until the input ends."""
     async with Runtime(model_configs=model_configs) as runtime:
-        wrapper = find_model(model, runtime)
+        options = {} if base_url is None else {"base_url": base_url}
+        wrapper = find_model(model, runtime, **options)
         if is_small(wrapper):
-            wrapper = with_arguments(wrapper, max_tokens=MAX_TOKENS, temperature=0.6)
+            wrapper = with_arguments(wrapper, {}, max_tokens=MAX_TOKENS, temperature=0.6)
+        wrapper = with_arguments(wrapper, limit(wrapper, max_tokens))
         agent = Talker(name, system, wrapper)
         await load(wrapper)
         await _converse(agent, is_interactive=sys.stdin is not None and sys.stdin.isatty())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -17,8 +18,6 @@ from ._run import complain, problem
 from ._talk import Talk
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..message import Msg
     from ..pipelines import DebateResult
 
@@ -43,7 +42,8 @@ class Session:
         """Hold the debates; 0 when all came to their end, else 1."""
         plan = Plan.new(self._given) if self._resume is None else Plan.of_run(self._resume, self._given)
         async with Runtime(model_configs=plan.model_configs, save_dir=self._save_dir) as runtime:
-            cast = Cast(plan.topic, find_model(plan.model, runtime))
+            model = find_model(plan.model, runtime, **plan.model_options)
+            cast = Cast(plan.topic, model, max_tokens=plan.max_tokens, is_seeded=plan.is_seeded)
             self._run = run = self._resume or runtime.run.path
             plan.write(run)
             await load(cast.model)
@@ -55,10 +55,10 @@ class Session:
         if self._run is None or not (self._run / TRANSCRIPT).exists():
             return ""
         if self._board is None:
-            return f"; what was said is in {self._run / TRANSCRIPT}"
+            return f"; what was said is in {_shortest(self._run / TRANSCRIPT)}"
         return (
             f" after {self._board.done} of {self._board.total} debates; to go on: "
-            f"agentscope-async debate --resume {shlex.quote(str(self._run))}"
+            f"agentscope-async debate --resume {shlex.quote(_shortest(self._run))}"
         )
 
     async def _hold_one(self, plan: Plan, cast: Cast, run: Path) -> int:
@@ -87,7 +87,7 @@ class Session:
         if failure is not None:
             complain(f"debate failed: {problem(failure)}")
         talk.note(board.summary())
-        talk.note(f"run directory: {run}")
+        talk.note(f"run directory: {_shortest(run)}")
         return 0 if failure is None else 1
 
     async def _hold_many(self, plan: Plan, cast: Cast, run: Path) -> int:
@@ -106,8 +106,14 @@ class Session:
         finally:
             transcript.close()
         board.print_table()
-        board.say(f"run directory: {run}")
+        board.say(f"run directory: {_shortest(run)}")
         return 1 if board.failed else 0
+
+
+def _shortest(path: Path) -> str:
+    """Return a path as it is best read and typed: relative if it is below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _spec(index: int, plan: Plan, cast: Cast, transcript: ChatLog, board: Board) -> DebateSpec:

