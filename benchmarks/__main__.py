@@ -1,4 +1,4 @@
-"""``python -m benchmarks local|million|safety|imports``: one sub-command for each file named in ``COMMANDS``.
+"""``python -m benchmarks local|models|...``: one sub-command for each file named in ``COMMANDS``.
 
 A benchmark is a module with ``add_arguments(parser)`` and ``run(args) -> exit code``;
 the first line of its docstring is its help.
@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = ("local", "million", "safety", "imports")
+COMMANDS = ("local", "models", "million", "monitor", "budget", "limits", "safety", "imports")
 
 
 def main(argv: list[str] | None = None) -> int:
