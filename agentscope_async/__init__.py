@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "_init": ["init"],
+    "_init": ["init", "init_process", "process_settings"],
     "agents": [
         "AgentBase", "AgentLike", "AgentStream", "DialogAgent", "DictDialogAgent", "Operator",
         "TextToImageAgent", "UserAgent", "UserSource",
@@ -101,7 +101,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
         monitor as monitor,
         pipelines as pipelines,
     )
-    from ._init import init as init
+    from ._init import init as init, init_process as init_process, process_settings as process_settings
     from .agents import *  # noqa: F403
     from .errors import *  # noqa: F403
     from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply

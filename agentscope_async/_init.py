@@ -16,7 +16,10 @@ from .models.config import ModelConfigs, load_configs, process_models
 if TYPE_CHECKING:
     from .agents import AgentBase
 
-__all__ = ["init"]
+__all__ = ["init", "init_process", "process_settings"]
+
+_settings: dict[str, Any] = {}
+"""What the last call of ``init`` or ``init_process`` was given."""
 
 
 def init(
@@ -57,15 +60,80 @@ def init(
         ConfigError: a configuration or the level is not valid.
     """
     level_number(logger_level)
-    if model_configs is not None:
-        process_models.read(model_configs, clear_existing=True)
     run = RunDirectory(save_dir, project=project, name=name)
-    setup_logger(run.path if save_log else None, logger_level)
-    services = RunServices(run, is_saved=True, save_api_invoke=save_api_invoke)
-    _context.process_services = services
+    services = _set_up(run, model_configs, save_dir, save_log, save_api_invoke, logger_level)
     if save_code:
         _copy_code(services)
     return [_make_agent(config) for config in load_configs(agent_configs or [], "agent")]
+
+
+def init_process(
+    model_configs: ModelConfigs | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    runtime_id: str | None = None,
+    save_dir: str | Path = "./runs",
+    save_api_invoke: bool = False,
+    save_log: bool = False,
+    logger_level: str = "INFO",
+) -> None:
+    """Fill the defaults of a child process, with what :func:`process_settings` gave in its parent.
+
+    Args:
+        model_configs: a configuration, a list of them, or the path of a JSON file.
+        project: as in the parent.
+        name: as in the parent.
+        runtime_id: the name of the parent's run directory, to write into the same one.
+        save_dir: where that directory is.
+        save_api_invoke: write a file to ``invoke/`` for each model call, without secrets.
+        save_log: write to the run's ``logging.log`` and ``logging.chat``, too.
+        logger_level: what the terminal and ``logging.log`` show; one of ``logging.LEVELS``.
+
+    Raises:
+        ConfigError: something is not valid.
+    """
+    level_number(logger_level)
+    run = RunDirectory(save_dir, project=project, name=name, run_id=runtime_id)
+    _set_up(run, model_configs, save_dir, save_log, save_api_invoke, logger_level)
+
+
+def process_settings() -> dict[str, Any]:
+    """Return the arguments with which :func:`init_process` in another process joins this one's run.
+
+    Plain JSON values. Model configurations are among them as they were given, keys
+    included: hand them over through a pipe, not on a command line.
+
+    Raises:
+        ConfigError: neither ``init`` nor ``init_process`` was called.
+    """
+    if not _settings:
+        raise ConfigError("This process has no settings to hand on: call agentscope_async.init() first.")
+    return {"model_configs": process_models.configs(), **_settings}
+
+
+def _set_up(
+    run: RunDirectory,
+    model_configs: ModelConfigs | None,
+    save_dir: str | Path,
+    save_log: bool,
+    save_api_invoke: bool,
+    logger_level: str,
+) -> RunServices:
+    if model_configs is not None:
+        process_models.read(model_configs, clear_existing=True)
+    setup_logger(run.path if save_log else None, logger_level)
+    services = RunServices(run, is_saved=True, save_api_invoke=save_api_invoke)
+    _context.process_services = services
+    _settings.update(
+        project=run.project,
+        name=run.name,
+        runtime_id=run.run_id,
+        save_dir=str(Path(save_dir).absolute()),
+        save_api_invoke=save_api_invoke,
+        save_log=save_log,
+        logger_level=logger_level,
+    )
+    return services
 
 
 def _copy_code(services: RunServices) -> None:

@@ -21,9 +21,12 @@ from agentscope_async import (
     Runtime,
     UserAgent,
     _context,
+    _init,
     init,
+    init_process,
     logging as chat_logging,
     models,
+    process_settings,
 )
 from agentscope_async._context import find_services
 from agentscope_async.monitor import Budget
@@ -375,3 +378,54 @@ async def test_a_runtime_that_is_cancelled_writes_its_records_all_the_same(tmp_p
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(names_in(runtimes[0].files.dir_invoke)) == 1
+
+
+CHILD = """
+import asyncio, json, sys
+from agentscope_async import DialogAgent, _context, init_process
+
+init_process(**json.load(sys.stdin))
+
+async def main():
+    agent = DialogAgent("child", model="talk")
+    reply = await agent("hello")
+    services = _context.process_services
+    services.monitor.count({"answers": 1}, prefix="child")
+    await services.aclose()
+    print(json.dumps({"says": reply.text, "run": str(services.files.dir_root)}))
+
+asyncio.run(main())
+"""
+
+
+async def test_a09_settings_reach_another_process_models_run_and_all(tmp_path):
+    init([ECHO], project="p", name="n", save_dir=tmp_path / "runs", save_code=False)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CHILD,
+        cwd=tmp_path,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await child.communicate(json.dumps(process_settings()).encode())
+    said = json.loads(printed.splitlines()[-1])
+    files = _context.process_services.files
+    assert said == {"says": "user: hello", "run": str(files.dir_root)}
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == [files.dir_root.name]
+    assert json.loads((files.dir_root / ".config").read_text())["name"] == "n"
+    assert await _context.process_services.monitor.get_value("child.answers") == 1.0
+    assert "child" in (files.dir_root / "logging.chat").read_text()
+
+
+def test_a09_a_process_without_settings_says_so(monkeypatch):
+    monkeypatch.setattr(_init, "_settings", {})
+    with pytest.raises(ConfigError, match="call agentscope_async"):
+        process_settings()
+
+
+@pytest.mark.parametrize("run_id", ["", "../elsewhere", "a/b", ".", "..", "x" * 65, "a\n"])
+def test_a09_a_run_id_is_the_name_of_a_directory_and_nothing_else(tmp_path, run_id):
+    with pytest.raises(ConfigError, match="run id"):
+        init_process(runtime_id=run_id, save_dir=tmp_path)
+    assert list(tmp_path.glob("*.*")) == []

@@ -63,6 +63,10 @@ class ModelRegistry:
     def __contains__(self, name: object) -> bool:
         return name in self._configs
 
+    def configs(self) -> list[dict[str, Any]]:
+        """Return the configurations as they were read; they may hold keys."""
+        return [dict(config) for config in self._configs.values()]
+
     def names(self) -> list[str]:
         """Return the known ``config_name``s, in the order they were added."""
         return list(self._configs)
