@@ -454,7 +454,7 @@ class BudgetExceededError(QuotaExceededError):
         super().__init__(
             name,
             f"Budget {name!r} allows {allowed:g} {limit}: {spent:g} spent, {reserved:g} reserved for calls "
-            f"under way, {needed:g} more needed. Raise the budget or ask for less.",
+            f"under way, {needed:g} more needed. Raise the budget or bound the call with max_tokens.",
         )
         self.limit = limit
         self.allowed = allowed

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from agentscope_async import Runtime
 from agentscope_async.errors import AgentScopeError, AgentScopeWarning, ConfigError, QuotaExceededError
 from agentscope_async.monitor import Monitor, MonitorFactory, get_full_name
 
@@ -606,3 +607,9 @@ async def test_an_awaited_change_that_is_cancelled_is_made_whole_or_not_at_all(m
     metrics = await monitor.get_metrics()
     assert metrics["a"] == metrics["b"]
     assert metrics["a"]["value"] >= 25
+
+
+async def test_m07_under_a_runtime_the_factory_gives_its_monitor(factory: type[MonitorFactory]) -> None:
+    async with Runtime() as runtime:
+        assert factory.get_monitor() is runtime.monitor
+        assert factory.get_monitor() is factory.get_monitor()

@@ -57,6 +57,8 @@ class DialogAgent(AgentBase):
             )
         if prompt_type is not None:
             warnings.warn("prompt_type has no effect any more.", AgentScopeWarning, stacklevel=2)
+        if output_type is not None and not hasattr(output_type, "model_validate_json"):
+            raise ConfigError(f"output_type must be a pydantic model class, got {output_type!r}")
         self.output_type = output_type
 
     async def reply(self, x: Any = None) -> Msg:

@@ -22,7 +22,7 @@ from ._charge import NO_CHARGE, Charge, bytes_of, close_account, unwritable
 from ._limits import backoff_s, parse_rate_headers, retry_after
 from ._live import LiveAnswer
 from ._problem import Problem, head, request_id_of, unreadable
-from ._request import HttpFailure, HttpRequest
+from ._request import HttpFailure, HttpRequest, shown_url
 
 if TYPE_CHECKING:
     from ..errors import ModelError
@@ -198,10 +198,15 @@ class Call:
         problem.request_id = problem.request_id or request_id_of(headers)
         waits_s = [problem.retry_after_s, retry_after(headers, time.time())]
         problem.retry_after_s = max((each for each in waits_s if each is not None), default=None)
+        if 300 <= answer.status < 400:
+            place = shown_url(headers.get("location", "nowhere"))
+            problem.message = f"it sends us on to {place}: is the base_url right?"
         if (word := headers.get("x-should-retry")) in ("true", "false"):
             problem.retryable = word == "true"
         if problem.type == "rate_limit":
             self._limiter.back_off(problem.retry_after_s)
+        elif problem.type not in ("overloaded", "quota"):
+            self._limiter.succeed()  # whatever was wrong, the call did not come too soon
         return problem
 
     def _broken(self, failure: HttpFailure, charge: Charge) -> Problem:

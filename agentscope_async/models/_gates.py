@@ -19,6 +19,8 @@ SPREAD_BELOW_CALLS = 10
 MIN_WINDOW_S = 0.5
 MAX_WINDOW_S = 8.0
 DECREASE = 0.7
+FEW_PER_S = 2.0
+"""The slowest first pace: a caller or two who waited as long as they were asked to wait no longer."""
 PROBE_ABOVE = 1.25
 RECOVERY_S = 10.0
 
@@ -93,8 +95,8 @@ class Ramp:
 
     The window ``W`` is the length of the hold, within 0.5 to 8 s. Where the limit is known, the first
     pace is 0.7 of it: a call or two came too close together. Else it is half of what
-    would send the calls now under way once more within ``W``. While the server's limit is
-    unknown the pace grows by ``1 / W`` a second with each success, so it is multiplied by e in ``W``:
+    would send the calls now under way once more within ``W``, and at least two a second.
+    While the server's limit is unknown the pace grows by ``1 / W`` a second with each success, so it is multiplied by e in ``W``:
     the calls that were refused together come back spread over a little more than ``W``.
     The next refusal shows where the limit is: from then on the pace falls to 0.7 of it and
     grows linearly, back up in 3 s, until it is a quarter above without a refusal; then the
@@ -128,7 +130,10 @@ class Ramp:
     def after_refusal(cls, under_way: int, limit_per_s: float | None, now_s: float, hold_s: float) -> Ramp:
         """Return the ramp for the first refusal, with ``under_way`` calls that may all be refused."""
         window_s = window_of(hold_s)
-        pace_per_s = max(1, under_way) / window_s / 2 if limit_per_s is None else limit_per_s * DECREASE
+        if limit_per_s is None:
+            pace_per_s = max(under_way / window_s / 2, FEW_PER_S)
+        else:
+            pace_per_s = limit_per_s * DECREASE
         ramp = cls(pace_per_s, limit_per_s, now_s + hold_s, window_s)
         ramp._counts_from_s = now_s + max(hold_s, window_s)
         return ramp

@@ -592,7 +592,8 @@ def _failure(error: Exception, *, was_sent: bool) -> HttpFailure:
     if isinstance(error, HttpFailure):
         return error
     cause = error.__cause__
-    text = redact_text(str(error)) or type(cause or error).__name__
+    # aiohttp writes of TLS where there is none
+    text = redact_text(str(error)).replace(" ssl:default", "") or type(cause or error).__name__
     if isinstance(error, _UNSENDABLE):
         raise ConfigError(f"The request cannot be sent: {text}") from _showable(error)
     if not isinstance(error, _BROKEN) and not _is_of_aiohttp(error):

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MessageError
+from ..errors import AgentScopeWarning, MessageError
 from ..message import (
     AudioPart,
     FilePart,
     ImagePart,
+    Msg,
     ThinkingPart,
     ToolCallPart,
     ToolResultPart,
     VideoPart,
     _thaw,
 )
+from .base import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..message import ContentPart, Msg
+    from ..message import ContentPart
 
-__all__ = ["Heard", "check_messages", "hear", "image_urls", "text_of"]
+__all__ = ["Heard", "check_messages", "hear", "image_urls", "text_of", "warn_of_lost_images"]
 
 _IMAGE = re.compile(
     r"^data:image/|^https?://\S+$|^(?:file://)?[^\r\n]+\.(?:png|jpe?g|gif|webp|bmp|tiff?|svg|heic)$", re.I
@@ -95,6 +98,18 @@ def image_urls(msg: Msg) -> list[str]:
     return [each for each in urls if isinstance(each, str) and _IMAGE.match(each)]
 
 
+def warn_of_lost_images(msgs: Any, who: str) -> None:
+    """Warn when messages hold images and ``who`` takes text only."""
+    flat: list[Msg] = []
+    flatten(msgs, flat)
+    for msg in flat:
+        parts = () if isinstance(msg.content, str) else _parts(msg.content)
+        if any(isinstance(part, ImagePart) for part in parts) or (msg.url and image_urls(msg)):
+            text = f"{who} takes text only: the image of {msg.name!r} is left out."
+            warnings.warn(text, AgentScopeWarning, stacklevel=3)
+            return
+
+
 def check_messages(messages: Any) -> list[dict[str, Any]]:
     """Return what a chat model was given.
 
@@ -104,6 +119,8 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list):
         raise MessageError("messages", f"must be a list of objects, not {type(messages).__name__}")
     for index, item in enumerate(messages):
+        if isinstance(item, Msg):
+            raise MessageError(f"messages[{index}]", "is a Msg; a model takes model.format(msg, ...)")
         if not isinstance(item, dict) or "role" not in item or not _says_something(item):
             raise MessageError(f"messages[{index}]", "needs 'role' and 'content'")
     return messages

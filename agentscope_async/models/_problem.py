@@ -149,10 +149,11 @@ class Problem(Exception):
     def _text(self, provider: str, model: str) -> str:
         from .._redact import redact_text
 
-        known = [str(each) for each in (self.status, self.code) if each is not None]
+        known = dict.fromkeys(str(each) for each in (self.status, self.code) if each is not None)
         facts = f" ({', '.join(known)})" if known else ""
+        wait = "" if self.retry_after_s is None else f"; it may be asked again in {self.retry_after_s:g} s"
         call = f" [request {self.request_id}]" if self.request_id else ""
-        return redact_text(f"{provider} model {model!r} failed{facts}: {self.message}{call}")
+        return redact_text(f"{provider} model {model!r} failed{facts}: {self.message}{wait}{call}")
 
     def _facts(self, provider: str, model: str, attempts: int) -> dict[str, Any]:
         from .._redact import redact

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
@@ -187,6 +187,8 @@ class ModelWrapperBase(ABC):
         """
         self.config_name = config_name
         self.model_name = model_name or self.model_type or type(self).__name__
+        if generate_args is not None and not isinstance(generate_args, Mapping):
+            raise ConfigError(f"generate_args must be an object, not {type(generate_args).__name__}")
         self.generate_args = dict(generate_args or {})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

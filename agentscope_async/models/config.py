@@ -197,14 +197,18 @@ def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapp
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if not near and "generate_args" in known:
+                hint = "arguments of calls belong in generate_args; "
             raise ConfigError(
                 f"Model configuration {name!r}: {kind.__name__} takes no {key!r}; {hint}"
                 f"known: {', '.join(known)}."
             )
     try:
         return kind(**arguments)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        if repr(name) in str(error):
+            raise
+        raise ConfigError(f"Model configuration {name!r}: {error}") from error
     except (TypeError, ValueError, AttributeError) as error:  # a value of another kind than is meant
         raise ConfigError(f"Model configuration {name!r}: {redact_text(str(error))}") from error
 

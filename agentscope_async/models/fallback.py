@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .. import _context
 from ..errors import BadRequest, ConfigError, ContentFiltered, ContextTooLong, ModelError
 from ..logging import brief, get_logger
 from .base import Messages, ModelResponse, ModelWrapperBase, flatten
@@ -54,7 +55,7 @@ class FallbackModel(ModelWrapperBase):
             raise ConfigError("A FallbackModel needs a list of at least one model.")
         from .config import find_model
 
-        self.models = [find_model(model) for model in models]
+        self.models = [find_model(model, _context.find_runtime()) for model in models]
         super().__init__(config_name, model_name=" | ".join(model.model_name for model in self.models))
         self._fallback_on = fallback_on
 
@@ -69,17 +70,22 @@ class FallbackModel(ModelWrapperBase):
         for model in self.models:
             await model.aclose()
 
+    def __repr__(self) -> str:
+        return f"FallbackModel({self.models!r})"
+
     async def _call(self, messages: Messages, args: dict[str, Any]) -> ModelResponse:
-        for model in self.models[:-1]:
+        failures: list[ModelError] = []
+        for model in self.models:
             try:
                 return await model(_for(model, messages), **args)
             except ModelError as error:
-                self._report(model, error)
-        return await self.models[-1](_for(self.models[-1], messages), **args)
+                self._report(model, error, failures)
+        raise AssertionError("the last failure is raised")
 
     async def _stream(
         self, messages: Messages, args: dict[str, Any]
     ) -> AsyncGenerator[Speech | ModelResponse, None]:
+        failures: list[ModelError] = []
         for model in self.models:
             was_heard = False
             try:
@@ -90,14 +96,17 @@ class FallbackModel(ModelWrapperBase):
                     yield stream.response
                 return
             except ModelError as error:
-                if was_heard or model is self.models[-1]:
+                if was_heard:
                     raise
-                self._report(model, error)
+                self._report(model, error, failures)
 
-    def _report(self, model: ModelWrapperBase, error: ModelError) -> None:
-        """Log that the next model is asked; raise when it is not to be."""
-        if not self._fallback_on(error):
+    def _report(self, model: ModelWrapperBase, error: ModelError, failures: list[ModelError]) -> None:
+        """Log that the next model is asked; raise when none is to be, with what failed before as notes."""
+        if len(failures) + 1 == len(self.models) or not self._fallback_on(error):
+            for failure in failures:
+                error.add_note(f"asked before: {brief(failure)}")
             raise error
+        failures.append(error)
         get_logger().warning("model_failed", model=model.model_name, error=brief(error), next_is_asked=True)
 
 

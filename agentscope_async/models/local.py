@@ -28,6 +28,7 @@ from pydantic import BaseModel
 
 from ..errors import BadResponse, ConfigError, MissingExtraError, ModelError
 from ..message import Speech, Usage
+from ._messages import warn_of_lost_images
 from .base import Messages, ModelResponse, ModelWrapperBase
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class LocalModel(ModelWrapperBase):
         Those of the system and the last one always stay. Room is kept for ``max_tokens`` of
         answer; a token is taken for three bytes of text, which is on the safe side.
         """
+        warn_of_lost_images(msgs, "A local model")
         answer_tokens = self.generate_args.get("max_tokens") or DEFAULT_MAX_TOKENS
         return _newest(super().format(*msgs, me=me), (self._options.ctx - answer_tokens) * BYTES_PER_TOKEN)
 

@@ -15,7 +15,7 @@ import orjson
 from ..errors import MessageError
 from ._call import Call
 from ._kinds import EmbeddingModel
-from ._messages import text_of
+from ._messages import text_of, warn_of_lost_images
 from ._ollama_answers import (
     OllamaCollector,
     error_in,
@@ -245,6 +245,7 @@ class OllamaGenerationWrapper(OllamaModel):
         Raises:
             TypeError: an item is not a message.
         """
+        warn_of_lost_images(msgs, "A prompt")
         flat: list[Msg] = []
         flatten(msgs, flat)
         lines = [f"{msg.name}: {text_of(msg)}" for msg in flat]

@@ -420,7 +420,7 @@ def options_of(kind: type[_Options], given: Mapping[str, Any], what: str) -> _Op
     Raises:
         ConfigError: it has no such field; names the nearest one.
     """
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    known = ["api_key", "base_url", *(each.name for each in fields(kind))]  # type: ignore[arg-type]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

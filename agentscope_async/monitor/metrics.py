@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from .. import _context
 from ..errors import AgentScopeWarning, ConfigError
 from ..logging import get_logger
 from ._saved_table import SavedTable
@@ -250,7 +251,7 @@ class Monitor:
 
 
 class MonitorFactory:
-    """The monitor of this process."""
+    """The monitor that calls made here are counted in; else one of the process."""
 
     _monitor: ClassVar[Monitor | None] = None
 
@@ -258,15 +259,20 @@ class MonitorFactory:
     def get_monitor(
         cls, impl_type: str | None = None, db_path: str | Path | None = "agentscope.db"
     ) -> Monitor:
-        """Return the one monitor of this process; the first call decides on its file.
+        """Return the monitor of the runtime this is called in, or of ``init()``; it is always the same there.
 
-        ``db_path=None`` keeps it in memory.
+        Where there is neither, one of the process, kept in ``db_path`` as the first such call
+        decides; ``db_path=None`` keeps it in memory.
 
         Raises:
             ConfigError: ``impl_type`` is neither None nor ``"sqlite"``.
         """
         if impl_type not in (None, "sqlite"):
             raise ConfigError(f"There is no monitor of type {impl_type!r}: use None or 'sqlite'.")
+        services = _context.find_services()
+        if services is not None:
+            monitor: Monitor = services.monitor
+            return monitor
         if cls._monitor is None:
             cls._monitor = Monitor(db_path)
         return cls._monitor

@@ -346,3 +346,8 @@ async def test_an_object_that_is_streamed_is_heard_whole():
         pieces = [piece async for piece in stream]
     assert "".join(piece.text for piece in pieces) == '{"winner":"pro","score":3}'
     assert stream.msg.parsed == Verdict(winner="pro", score=3)
+
+
+def test_an_output_type_that_is_no_pydantic_model_is_refused_at_once():
+    with pytest.raises(ConfigError, match="pydantic model class"):
+        DialogAgent("Ann", model=EchoModel(), output_type=dict)

@@ -10,9 +10,20 @@ import httpx
 import orjson
 import pytest
 
-from agentscope_async import AgentScopeWarning, ConfigError, DialogAgent, EchoModel, ModelError, Msg, Runtime
+from agentscope_async import (
+    AgentScopeWarning,
+    ConfigError,
+    ConnectionFailed,
+    DialogAgent,
+    EchoModel,
+    MessageError,
+    ModelError,
+    Msg,
+    Runtime,
+)
 from agentscope_async.models import (
     DashScopeChatWrapper,
+    FallbackModel,
     GeminiChatWrapper,
     ModelRegistry,
     ModelResponse,
@@ -58,6 +69,10 @@ def registered() -> Iterator[None]:
     yield
     ModelWrapperBase._types.clear()
     ModelWrapperBase._types.update(before)
+
+
+def load_one(config: dict[str, Any]) -> ModelWrapperBase:
+    return loaded(config).load(config["config_name"])
 
 
 def loaded(*configs: dict[str, Any]) -> ModelRegistry:
@@ -474,3 +489,38 @@ def test_an_agent_takes_provider_and_model():
     assert isinstance(DialogAgent("Ann", "", "fake:echo").model, EchoModel)
     with pytest.raises(ConfigError, match="named 'opneai:m'"):
         DialogAgent("Ann", "", "opneai:m")
+
+
+async def test_a_fallback_made_in_a_runtime_finds_its_models_there():
+    configs = [
+        {"config_name": "bad", "model_type": "openai_chat", "model_name": "m", "api_key": "sk-1234567890",
+         "base_url": "http://127.0.0.1:9/v1", "client_args": {"max_retries": 0}},
+        {"config_name": "good", "model_type": "fake_echo"},
+    ]  # fmt: skip
+    async with Runtime(model_configs=configs):
+        model = FallbackModel(["bad", "good"])
+        assert (await model(model.format(Msg("user", "hi", "user")))).text == "hi"
+        assert "bad" in repr(model)
+        both = FallbackModel(["bad", "bad"])
+        with pytest.raises(ConnectionFailed) as caught:
+            await both(both.format(Msg("user", "hi", "user")))
+    assert caught.value.__notes__[0].startswith("asked before: ConnectionFailed")
+
+
+def test_an_argument_of_calls_is_sent_to_generate_args():
+    with pytest.raises(ConfigError, match="arguments of calls belong in generate_args"):
+        load_one({"config_name": "a", "model_type": "openai_chat", "model_name": "m", "top_k": 1})
+    with pytest.raises(ConfigError, match=r"'a'.*generate_args must be an object"):
+        load_one({"config_name": "a", "model_type": "fake_echo", "generate_args": "hot"})
+
+
+def test_base_url_is_known_to_client_args():
+    with pytest.raises(ConfigError, match="did you mean 'base_url'"):
+        load_one({"config_name": "a", "model_type": "openai_chat", "model_name": "m", "api_key": "k" * 9,
+              "client_args": {"base_ulr": "http://h/v1"}})  # fmt: skip
+
+
+async def test_a_msg_is_not_mistaken_for_a_message_of_the_provider():
+    model = OpenAIChatWrapper("m", "m", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(MessageError, match=r"model\.format"):
+        await model([Msg("user", "hi", "user")])

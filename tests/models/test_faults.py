@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from agentscope_async.errors import (
@@ -423,3 +424,24 @@ async def test_wire_m09_a_thousand_calls_refused_first_do_not_all_come_back(repl
     outcomes = await asyncio.gather(*(ask(subject, model) for _ in range(1000)), return_exceptions=True)
     assert all(isinstance(outcome, ModelError) for outcome in outcomes)
     assert len(requests(replay, "503")) <= 1000 * 1.1 + 10
+
+
+async def test_a_lone_caller_is_not_slowed_down_long_after_it_has_waited(replay: ReplayServer):
+    (subject, *_) = SUBJECTS
+    model = subject.model(replay, "429x1,rams=900")
+    limiter = model.gate(asyncio.get_running_loop()).limiter
+    await ask(subject, model)
+    pace_per_s = limiter.statistics().ramp_pace_per_s
+    assert pace_per_s is None or pace_per_s >= 2.0
+
+
+async def test_a_redirection_is_told_where_to(replay: ReplayServer):
+    transport = httpx.MockTransport(
+        lambda request: httpx.Response(302, headers={"Location": "https://elsewhere.example/v1?key=secret"})
+    )
+    model = OpenAIChatWrapper(
+        "c", "m", base_url="http://here.example/v1", client_args={"transport": transport}
+    )
+    with pytest.raises(ModelError, match=r"sends us on to https://elsewhere\.example.*base_url") as caught:
+        await model(HELLO)
+    assert "secret" not in str(caught.value)

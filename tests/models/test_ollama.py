@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from models.wire_driver import WireCase, cases_of, heard, listen, replay_case
 
 from agentscope_async import Runtime, errors
-from agentscope_async.errors import ConfigError, MessageError
+from agentscope_async.errors import AgentScopeWarning, ConfigError, MessageError
 from agentscope_async.message import AudioPart, ImagePart, Msg, TextPart, ToolCallPart, ToolResultPart, Usage
 from agentscope_async.models import ModelRegistry
 from agentscope_async.models._ollama_answers import OllamaCollector, explain, parse_chat_response
@@ -635,3 +635,9 @@ async def test_pull_left_half_way_lets_the_server_know():
         assert (await anext(pull))["status"] == "pulling manifest"
         await pull.aclose()
         await is_left.wait()
+
+
+def test_an_image_that_a_prompt_cannot_hold_is_not_lost_silently():
+    with pytest.warns(AgentScopeWarning, match="the image of 'Ann' is left out"):
+        text = OllamaGenerationWrapper("g", "m").format(Msg("Ann", "What is it?", "user", url="a.png"))
+    assert text == "Ann: What is it?"
