@@ -96,8 +96,9 @@ class Ramp:
     The window ``W`` is the length of the hold, within 0.5 to 8 s. Where the limit is known, the first
     pace is 0.7 of it: a call or two came too close together. Else it is half of what
     would send the calls now under way once more within ``W``, and at least two a second.
-    While the server's limit is unknown the pace grows by ``1 / W`` a second with each success, so it is multiplied by e in ``W``:
-    the calls that were refused together come back spread over a little more than ``W``.
+    While the server's limit is unknown the pace grows by ``1 / W`` a second with each
+    success, so it is multiplied by e in ``W``: the calls that were refused together come
+    back spread over a little more than ``W``.
     The next refusal shows where the limit is: from then on the pace falls to 0.7 of it and
     grows linearly, back up in 3 s, until it is a quarter above without a refusal; then the
     limit has moved, and growth is exponential again. (As TCP: slow start, then congestion
