@@ -6,9 +6,8 @@
 
 The server, a process of its own, refuses what is above its limit, counted in a sliding or
 fixed window of a second, or by a bucket of 100 calls. A task calls again as soon as it
-is answered; a refused call is tried again as the wrapper does it. One call is made a second
-before, for what it imports would hold up the loop in the middle of the first burst. Figures are shares of
-all requests (429s), of what the limit allows (throughput), and answers per task.
+is answered; a refused call is tried again as the wrapper does it. Figures are shares of all
+requests (429s), of what the limit allows (throughput), and answers per task.
 """
 
 from __future__ import annotations
@@ -108,8 +107,6 @@ async def _measure(origin: str, mode: str, seconds: float) -> Outcome:
 
     client_args = {"requests_per_min": LIMIT_PER_S * 60} if mode == "known" else {}
     model = OpenAIChatWrapper("limited", "m", "sk", base_url=f"{origin}/v1", client_args=client_args)
-    await model(HELLO)  # imports and connects
-    await asyncio.sleep(1)
     answers = [0] * TASKS
     failed_calls = 0
 

@@ -70,7 +70,7 @@ class Call:
         Raises:
             ModelError: it could not be had.
         """
-        return (await self._persist(self._exchange))[0]
+        return (await self._persist(lambda: self.in_time(self._exchange())))[0]
 
     async def open(self) -> LiveAnswer:
         """Return the streamed answer, once its first words are there.

@@ -180,6 +180,8 @@ class Carrier:
         self._client: httpx.AsyncClient | None = client
         self._max_answer_bytes = max_answer_bytes
         self._route = _Route(http, verify, None if proxy is None else _checked_proxy(proxy))
+        if transport is None and client is None:
+            _load(http, verify)
         self._extensions = {
             "timeout": {
                 "connect": connect_timeout_s,
@@ -529,6 +531,14 @@ def _ssl_context(verify: ssl.SSLContext | bool) -> ssl.SSLContext:
     if isinstance(verify, ssl.SSLContext):
         return verify
     return httpx.create_ssl_context(verify=verify)
+
+
+def _load(http: str, verify: ssl.SSLContext | bool) -> None:
+    """Load what the first call needs: under way, it would hold up the loop for a quarter of a second."""
+    _ssl_context(verify)
+    if http == "aiohttp" or (http == "auto" and _has_aiohttp()):
+        import aiohttp  # noqa: F401
+        import httpx_aiohttp  # noqa: F401
 
 
 @lru_cache(maxsize=1)
