@@ -1,0 +1,1 @@
+"""Agents on other nodes: mailboxes bridged over a websocket."""
