@@ -1,0 +1,196 @@
+"""Writing frames; what leaves is held to the limits of what may arrive, so that nothing is sent in vain."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from ._grammar import bad, bad_target, checked_chain, is_name, is_target
+from ._structure import check_shape, check_structure
+from .decoding import check_fields, checked_identity, read_terms
+from .frames import (
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    MAX_PARTS,
+    MAX_TEXT,
+    MAX_TRACEBACK,
+    PART_BYTES,
+    REPLY,
+    TTL_BYTES,
+    VERSION,
+    Failure,
+    FrameError,
+    Hello,
+    Terms,
+    Welcome,
+)
+
+__all__ = [
+    "check_outgoing", "check_settings", "check_target", "encode", "encode_ask", "encode_bye",
+    "encode_failure", "encode_hello", "encode_parts", "encode_reply", "encode_tell", "encode_welcome",
+    "sendable", "with_ttl",
+]  # fmt: skip
+
+
+def encode(fields: dict[str, Any]) -> bytes:
+    """Return the frame of these fields.
+
+    Raises:
+        FrameError: they have no JSON form, or hold more, or deeper, than a frame may.
+    """
+    try:
+        line = orjson.dumps(fields)
+    except TypeError as error:
+        raise FrameError("bad_payload", f"This cannot be sent: {error}.") from None
+    if len(line) > MAX_ELEMENTS:
+        check_structure(line)
+    if len(line) > MAX_ELEMENTS or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
+        check_shape(fields)
+    return line
+
+
+def check_target(to: str) -> None:
+    """Raise FrameError if ``to`` cannot be addressed."""
+    if not is_target(to):
+        raise bad_target(to)
+
+
+def check_outgoing(fields: dict[str, Any]) -> None:
+    """Raise FrameError if the other side would refuse these fields."""
+    check_fields(fields)
+
+
+def check_settings(node: str, inc: str, terms: Terms) -> None:
+    """Raise FrameError if the other side would refuse a greeting with these."""
+    read_terms(_terms(terms))
+    checked_identity({"node": node, "inc": inc})
+
+
+def encode_tell(n: int, to: str, body: Any, *, sender: str | None = None, op: str = REPLY) -> bytes:
+    """Return a tell. NaN in ``body`` would become null: what ``Msg.to_dict`` gives has none."""
+    fields = {"t": "tell", "n": n, "to": to, "body": body}
+    return encode(_addressed(fields, to, sender, op))
+
+
+def encode_ask(
+    n: int,
+    id: int,
+    to: str,
+    body: Any,
+    *,
+    chain: Sequence[str] = (),
+    sender: str | None = None,
+    op: str = REPLY,
+    wants_parts: bool = False,
+) -> bytes:
+    """Return an ask; its time to live is added by :func:`with_ttl` when it is written."""
+    fields: dict[str, Any] = {"t": "ask", "n": n, "id": id, "to": to, "body": body}
+    if chain:
+        fields["chain"] = checked_chain(list(chain))
+    if wants_parts:
+        fields["parts"] = True
+    return encode(_addressed(fields, to, sender, op))
+
+
+def _addressed(fields: dict[str, Any], to: str, sender: str | None, op: str) -> dict[str, Any]:
+    check_target(to)
+    if sender is not None:
+        if not is_name(sender):
+            raise bad("from", sender, "a name")
+        fields["from"] = sender
+    if op != REPLY:
+        if not is_name(op):
+            raise bad("op", op, "a name")
+        fields["op"] = op
+    return fields
+
+
+def encode_reply(n: int, id: int, body: Any, *, last: bool = True) -> bytes:
+    """Return a reply, or a part of one."""
+    fields = {"t": "rep", "n": n, "id": id, "body": body}
+    if not last:
+        fields["last"] = False
+    return encode(fields)
+
+
+def encode_failure(n: int, id: int, failure: Failure) -> bytes:
+    """Return a reply that is an error; too long texts are cut.
+
+    Raises:
+        FrameError: ``code`` is no name, or ``facts`` cannot be sent.
+    """
+    if not is_name(failure.code):
+        raise bad("err.code", failure.code, "a name")
+    err: dict[str, Any] = {"code": failure.code, "text": sendable(failure.text, MAX_TEXT)}
+    if failure.type:
+        err["type"] = sendable(failure.type, 200)
+    if failure.traceback:
+        err["tb"] = sendable(failure.traceback, MAX_TRACEBACK)
+    if failure.facts is not None:
+        err["facts"] = failure.facts
+    return encode({"t": "rep", "n": n, "id": id, "err": err})
+
+
+def sendable(text: str, limit: int) -> str:
+    """Return the text with at most ``limit`` characters, and without lone surrogates."""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
+def encode_bye(reason: str, drain_ms: int) -> bytes:
+    """Return a farewell."""
+    fields = {"t": "bye", "reason": reason, "drain_ms": drain_ms}
+    check_outgoing(fields)
+    return encode(fields)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Return the dialer's first frame."""
+    return encode(
+        {"t": "hello", "v": [VERSION], "node": hello.node, "inc": hello.inc, "sid": hello.sid,
+         "key": hello.key, "rx": hello.rx, **_terms(hello.terms)}
+    )  # fmt: skip
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Return the acceptor's first frame."""
+    return encode(
+        {"t": "welcome", "v": VERSION, "node": welcome.node, "inc": welcome.inc, "key": welcome.key,
+         "rx": welcome.rx, "resumed": welcome.resumed, **_terms(welcome.terms)}
+    )  # fmt: skip
+
+
+def _terms(terms: Terms) -> dict[str, int]:
+    return {
+        "max_frame": terms.max_frame,
+        "max_body": terms.max_body,
+        "credit": terms.credit,
+        "hb": terms.heartbeat_ms,
+    }
+
+
+def with_ttl(line: bytes, ttl_ms: int) -> bytes:
+    """Return the frame with its time to live, which is known only when the frame is written."""
+    return line[:-1] + b',"ttl":%d}' % ttl_ms
+
+
+def encode_parts(first_n: int, line: bytes, max_frame: int, max_body: int) -> list[bytes]:
+    """Cut a frame larger than ``max_frame`` bytes into parts numbered from ``first_n``.
+
+    Raises:
+        FrameError: it has more than ``max_body`` bytes, or would need more than MAX_PARTS parts.
+    """
+    step = (max_frame - PART_BYTES - TTL_BYTES) // 4 * 3
+    limit = min(max_body, step * MAX_PARTS)
+    if len(line) > limit:
+        raise FrameError(
+            "too_large", f"This message takes {len(line):,} bytes and the other node takes at most {limit:,}."
+        )
+    pieces = [line[start : start + step] for start in range(0, len(line), step)]
+    return [
+        encode({"t": "part", "n": first_n + i, "id": first_n, "i": i, "of": len(pieces),
+                "data": b64encode(piece).decode()})
+        for i, piece in enumerate(pieces)
+    ]  # fmt: skip

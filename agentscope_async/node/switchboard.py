@@ -1,0 +1,132 @@
+"""Who dials us: each connection becomes, or goes on as, the link to the node that it comes from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from .frames import CloseCode
+from .link import Link
+from .reception import Admission, Reception
+
+if TYPE_CHECKING:
+    from .connection import Connection, OnMessage
+    from .session import Session
+    from .settings import Settings
+
+__all__ = ["OnLink", "Switchboard"]
+
+OnLink: TypeAlias = Callable[[Link], None]
+"""Is given the link of each new session; calls its ``start`` before it returns."""
+
+GOING_AWAY = 1001  # RFC 6455 section 7.4.1
+
+
+class Switchboard:
+    """Turns accepted connections into links, one for each node.
+
+    ``accept`` is what ``listen`` and ``listen_in_memory`` take as ``on_connection``. A node that comes
+    back goes on with its session; one that was started again gets a new one, and the old is lost. The
+    listener's token, where it names a node, is the proof of the name. Its ``Limits.max_message_bytes``
+    must not be below the ``max_frame`` of the settings.
+    """
+
+    def __init__(self, settings: Settings, on_link: OnLink, *, max_nodes: int = 1024) -> None:
+        """Answer as ``settings`` say; remember at most ``max_nodes`` other nodes."""
+        self._on_link = on_link
+        self._reception = Reception(settings, max_nodes=max_nodes)
+        self._links: dict[Session, Link] = {}
+        self._accepted: set[_Arrival] = set()
+        self._is_closed = False
+
+    @property
+    def links(self) -> list[Link]:
+        """Those whose session is not over, with a connection or without."""
+        return list(self._links.values())
+
+    def accept(self, connection: Connection) -> None:
+        """Wait for the hello on a new connection, for as long as the settings allow."""
+        if self._is_closed:
+            connection.start(lambda data: None, lambda code, reason: None)
+            connection.close(GOING_AWAY, "This node takes no new links.")
+            return
+        self._accepted.add(_Arrival(self, connection, self._reception.settings.handshake_s))
+
+    async def aclose(self, grace_s: float = 0.0, reason: str = "closed") -> None:
+        """End all links as ``Link.aclose`` does, at the same time; accept nobody any more."""
+        self._is_closed = True
+        for arrival in list(self._accepted):
+            if arrival.link is None:
+                arrival.close(GOING_AWAY, "This node takes no new links.")
+        async with asyncio.TaskGroup() as closings:
+            for link in self.links:
+                closings.create_task(link.aclose(grace_s, reason))
+        while self._accepted:
+            await next(iter(self._accepted)).gone.wait()
+
+    def _admit(self, arrival: _Arrival, hello: bytes) -> None:
+        connection, now = arrival.connection, asyncio.get_running_loop().time()
+        admission = self._reception.admit(hello, now, identity=connection.identity)
+        for session, events in admission.ended:
+            self._links[session].end(events, now)
+        if admission.session is None:
+            assert admission.refusal is not None
+            arrival.close(admission.refusal.code, admission.refusal.text)
+            return
+        self._connect(arrival, admission, admission.session, now)
+
+    def _connect(self, arrival: _Arrival, admission: Admission, session: Session, now: float) -> None:
+        link = self._links.get(session)
+        if link is None:
+            link = self._links[session] = Link(session, on_over=self._forget)
+            try:
+                self._on_link(link)
+                if not link.has_owner:
+                    raise RuntimeError("on_link must call start() of the link it is given.")
+            except BaseException:
+                del self._links[session]
+                session.lose("closed")
+                raise
+        arrival.link = link
+        arrival.take = link.take_over(arrival.connection, admission.events, now)
+
+    def _forget(self, link: Link) -> None:
+        del self._links[link.session]
+
+
+class _Arrival:
+    """An accepted connection; until its hello has come, nobody's."""
+
+    def __init__(self, board: Switchboard, connection: Connection, handshake_s: float) -> None:
+        self.connection = connection
+        self.link: Link | None = None
+        self.gone = asyncio.Event()
+        self.take: OnMessage = self._take_hello
+        self._board = board
+        self._deadline = asyncio.get_running_loop().call_later(
+            handshake_s, self.close, CloseCode.HANDSHAKE_TIMEOUT, "Nobody said hello in time."
+        )
+        connection.start(self._take, self._lose, self._write_more)
+
+    def close(self, code: int, reason: str) -> None:
+        self._deadline.cancel()
+        self.connection.close(code, reason)
+
+    def _take(self, data: bytes) -> None:
+        self.take(data)
+
+    def _take_hello(self, data: bytes) -> None:
+        self._deadline.cancel()
+        self._board._admit(self, data)
+
+    def _lose(self, code: int, reason: str) -> None:
+        self._deadline.cancel()
+        self._board._accepted.discard(self)
+        self.gone.set()
+        if self.link is not None:
+            self.link.connection_lost(self.connection, code, reason)
+
+    def _write_more(self) -> None:
+        if self.link is not None:
+            self.link.write_more()
