@@ -287,7 +287,7 @@ class Call:
 
     def _error(self, problem: Problem) -> ModelError:
         model = self.model
-        return model.report(problem.as_error(model.provider, model.model_name, attempts=self.attempts))
+        return problem.as_error(model.provider, model.model_name, attempts=self.attempts)
 
     def too_late(self) -> Problem:
         """Return what it is when the time for the whole call is over."""

@@ -13,7 +13,7 @@ import orjson
 
 from ..errors import MessageError
 from ..message import Speech, ToolCallPart, Usage
-from ._problem import Problem, head, plain_text, type_of_status
+from ._problem import Problem, read_refusal, type_of_status
 from .base import ModelResponse
 
 if TYPE_CHECKING:
@@ -284,15 +284,7 @@ def _vector(values: Any) -> list[float]:
 
 def explain(status: int, body: bytes) -> Problem:
     """Return what an answer with status 300 or above means; takes any bytes."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        parsed = None
-    error = error_in(parsed)
-    if error is None:
-        text = plain_text(body) or "the server gave no explanation"
-        return Problem(type_of_status(status), text, status=status, raw=parsed or head(body) or None)
-    return problem_in(error, status=status, raw=parsed)
+    return read_refusal(status, body, error_in, problem_in)
 
 
 def error_in(body: Any) -> dict[str, Any] | None:

@@ -158,10 +158,8 @@ class LiveAnswer:
         call = self._call
         model = call.model
         self._place(problem)
-        return model.report(
-            problem.as_partial(
-                model.provider, model.model_name, attempts=call.attempts, text=self._collector.text
-            )
+        return problem.as_partial(
+            model.provider, model.model_name, attempts=call.attempts, text=self._collector.text
         )
 
     def _place(self, problem: Problem) -> None:

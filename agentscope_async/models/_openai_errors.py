@@ -6,9 +6,7 @@ import json
 import re
 from typing import Any
 
-import orjson
-
-from ._problem import Problem, head, plain_text, type_of_status
+from ._problem import Problem, read_refusal, type_of_status
 
 __all__ = ["error_in", "explain", "problem_in"]
 
@@ -59,15 +57,7 @@ _TOO_LONG = re.compile(r"maximum context length|context size|context window|cont
 
 def explain(status: int, body: bytes) -> Problem:
     """Return what an answer with status 300 or above means; takes any bytes."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        parsed = None
-    error = error_in(parsed)
-    if error is None:
-        text = plain_text(body) or "the server gave no explanation"
-        return Problem(type_of_status(status), text, status=status, raw=parsed or head(body) or None)
-    return problem_in(error, status=status, raw=parsed)
+    return read_refusal(status, body, error_in, problem_in)
 
 
 def error_in(body: Any) -> dict[str, Any] | None:

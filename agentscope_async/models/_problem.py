@@ -10,11 +10,11 @@ import orjson
 from .. import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ._http import HttpAnswer
 
-__all__ = ["Problem", "head", "plain_text", "request_id_of", "type_of_status", "unreadable"]
+__all__ = ["Problem", "head", "plain_text", "read_refusal", "request_id_of", "type_of_status", "unreadable"]
 
 CLASSES: dict[str, type[errors.ModelError]] = {
     each.type: each
@@ -214,3 +214,28 @@ def unreadable(error: Exception, answer: HttpAnswer, raw: Any) -> Problem:
     return Problem(
         "bad_response", text, status=answer.status, request_id=request_id_of(answer.headers), raw=raw
     )
+
+
+def read_refusal(
+    status: int,
+    body: bytes,
+    error_in: Callable[[Any], dict[str, Any] | None],
+    problem_in: Callable[..., Problem],
+) -> Problem:
+    """Return what a refusal means, where a provider says how it writes errors in JSON.
+
+    Args:
+        status: the HTTP status.
+        body: any bytes; what is not the provider's JSON (a gateway's page, say) is told by the status.
+        error_in: finds the error object in a parsed body.
+        problem_in: reads it; called with ``status=`` and ``raw=``.
+    """
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    error = error_in(parsed)
+    if error is None:
+        text = plain_text(body) or "the server gave no explanation"
+        return Problem(type_of_status(status), text, status=status, raw=parsed or head(body) or None)
+    return problem_in(error, status=status, raw=parsed)

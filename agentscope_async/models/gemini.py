@@ -105,7 +105,7 @@ class GeminiModel(HttpModel):
 
     def _unreadable(self, body: Any) -> ModelError:
         problem = Problem("bad_response", "the answer is not in the provider's form", raw=body)
-        return self.report(problem.as_error(self.provider, self.model_name, attempts=1))
+        return problem.as_error(self.provider, self.model_name, attempts=1)
 
     @cached_property
     def _root(self) -> str:

@@ -169,7 +169,7 @@ class OllamaModel(HttpModel):
             await answer.aclose()
 
     def _error(self, problem: Problem) -> Exception:
-        return self.report(problem.as_error(self.provider, self.model_name, attempts=1))
+        return problem.as_error(self.provider, self.model_name, attempts=1)
 
     def _request(self, method: str, path: str, body: Any) -> HttpRequest:
         return HttpRequest(method, self.address(path), self.headers, body)

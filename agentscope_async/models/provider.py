@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from .. import _context
 from .._redact import remember_secret, remember_secrets
 from .._turn import open_turn
-from ..errors import AgentScopeWarning, ConfigError, ModelError, NoRuntimeError
+from ..errors import AgentScopeWarning, ConfigError, NoRuntimeError
 from ..message import Speech, Usage
 from ..tokens import count_tokens
 from ._call import Call
@@ -264,10 +264,6 @@ class HttpModel(ModelWrapperBase):
             "completion_tokens": usage.output_tokens,
             "total_tokens": usage.total_tokens,
         }
-
-    def report(self, error: ModelError) -> ModelError:
-        """Return the error to raise; a place for providers to add to it."""
-        return error
 
     # -- the path of a call --
 
