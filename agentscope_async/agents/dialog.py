@@ -31,7 +31,7 @@ class DialogAgent(AgentBase):
         self,
         name: str,
         sys_prompt: str | None = None,
-        model: ModelWrapperBase | str | None = None,
+        model: ModelWrapperBase | dict[str, Any] | str | None = None,
         *,
         output_type: type[BaseModel] | None = None,
         prompt_type: Any = None,
@@ -42,7 +42,7 @@ class DialogAgent(AgentBase):
         Args:
             name: the agent's name.
             sys_prompt: sent as the first message of every prompt, when given.
-            model: a wrapper, the name of a configuration, or ``"provider:model"``.
+            model: a wrapper, a configuration of one or its name, or ``"provider:model"``.
             output_type: a pydantic model class that every answer must fit.
             prompt_type: has no effect; accepted, with a warning, as in AgentScope v0.0.2.
             **options: the remaining keywords of AgentBase.

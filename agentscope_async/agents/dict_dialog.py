@@ -63,7 +63,7 @@ class DictDialogAgent(DialogAgent):
         self,
         name: str,
         sys_prompt: str | None = None,
-        model: ModelWrapperBase | str | None = None,
+        model: ModelWrapperBase | dict[str, Any] | str | None = None,
         *,
         parse_func: ParseFunc = parse_dict,
         fault_handler: ParseFunc | None = default_response,
@@ -75,7 +75,7 @@ class DictDialogAgent(DialogAgent):
         Args:
             name: the agent's name.
             sys_prompt: should tell the model which object to answer with.
-            model: a wrapper, the name of a configuration, or ``"provider:model"``.
+            model: a wrapper, a configuration of one or its name, or ``"provider:model"``.
             parse_func: makes a response with the object in ``raw`` from the model's, or raises.
             fault_handler: does so when ``parse_func`` failed ``max_retries`` times; None raises instead.
             max_retries: how often the model is asked at most.

@@ -19,7 +19,9 @@ class TextToImageAgent(AgentBase):
 
     __slots__ = ()
 
-    def __init__(self, name: str, model: ModelWrapperBase | str | None = None, **options: Any) -> None:
+    def __init__(
+        self, name: str, model: ModelWrapperBase | dict[str, Any] | str | None = None, **options: Any
+    ) -> None:
         """Make an agent; see :class:`AgentBase` for the other arguments.
 
         Raises:
@@ -28,6 +30,12 @@ class TextToImageAgent(AgentBase):
         super().__init__(name, None, model, **options)
         if self.model is None:
             raise ConfigError(f"TextToImageAgent {name!r} needs a model that makes images.")
+
+    def export_config(self) -> dict[str, Any]:
+        """Return the settings; there is no system prompt among them."""
+        config = super().export_config()
+        del config["sys_prompt"]  # AgentBase's, and set by this class: no argument of it
+        return config
 
     async def reply(self, x: Any = None) -> Msg:
         """Draw ``x`` or, without it, what was remembered last.

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+from ..errors import ConfigError
 from ..message import TAKEN_FIELDS, Msg
 from .base import AgentBase
 
@@ -27,7 +28,7 @@ class UserAgent(AgentBase):
     program that reads a pipe with both this and ``input()`` splits its lines between them.
     """
 
-    __slots__ = ("require_url", "_source")
+    __slots__ = ("require_url", "source")
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class UserAgent(AgentBase):
         """Make a user; with ``require_url`` each message is asked for a URL as well."""
         super().__init__(name, **options)
         self.require_url = require_url
-        self._source = source
+        self.source = source
 
     async def reply(
         self, x: Any = None, required_keys: list[str] | str | None = None, timeout: float | None = None
@@ -66,14 +67,25 @@ class UserAgent(AgentBase):
         self._remember(msg)
         return msg
 
+    def to_dist(self, *args: Any, **options: Any) -> Any:
+        """Refuse: a person stays where the terminal is.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"The person behind {self.name!r} cannot move to another process. Let other processes use this "
+            f"agent here instead: Runtime(listen='ws://127.0.0.1:12010', exports=[agent])."
+        )
+
     async def _hear(self, prompt: str) -> str:
-        if self._source is None:
+        if self.source is None:
             return await read_line(prompt)
-        if callable(self._source):
-            line = self._source(prompt)
+        if callable(self.source):
+            line = self.source(prompt)
             return await line if inspect.isawaitable(line) else str(line)
         try:
-            return await anext(self._source)
+            return await anext(self.source)
         except StopAsyncIteration:
             raise EOFError(f"The source of {self.name!r} has ended.") from None
 

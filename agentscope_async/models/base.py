@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
 import orjson
 
+from .._redact import redact
+from .._settings import json_copy
 from .._tasks import finish
 from ..errors import BadResponse, ConfigError
 from ..message import Msg, Speech, ToolCallPart, Usage
@@ -27,6 +30,11 @@ ParseFunc: TypeAlias = Callable[["ModelResponse"], Any]
 """Turns a response into a parsed one, or raises; a plain or an async function."""
 
 DEFAULT_PARSE_ATTEMPTS = 3
+
+_NAME_IT = (
+    "Put the model into model_configs= and give the agent its config_name (a key may also be in the "
+    "environment), or make the model in the __init__ of an agent class of your own."
+)
 
 
 @dataclass(frozen=True, init=False)
@@ -171,6 +179,16 @@ class ModelWrapperBase(ABC):
     model_type: ClassVar[str] = ""
     _types: ClassVar[dict[str, type[ModelWrapperBase]]] = {}
 
+    made_by_name: str | None = None
+    """The ``"provider:model"`` string that alone makes this wrapper, if that is how it was made."""
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep what the wrapper is given, for ``export_config``."""
+        wrapper = super().__new__(cls)
+        wrapper._given = (args, kwargs)  # wrappers are few and shared: what they were given may stay
+        return wrapper
+
     def __init__(
         self,
         config_name: str | None = None,
@@ -233,6 +251,38 @@ class ModelWrapperBase(ABC):
         return self._call_and_parse(
             messages, args, parse_func, fault_handler, max_retries or DEFAULT_PARSE_ATTEMPTS
         )
+
+    def export_config(self) -> dict[str, Any]:
+        """Return the configuration that makes such a wrapper again: what this one was given, and its type.
+
+        There is never a key in it: one from the environment is found there again.
+
+        Raises:
+            ConfigError: it was given a key, or something that JSON has no form for.
+        """
+        kind = type(self)
+        is_named = ModelWrapperBase._types.get(kind.model_type) is kind
+        config: dict[str, Any] = {"model_type": kind.model_type if is_named else kind.__name__}
+        for name, value in self._arguments().items():
+            if value is not None:
+                config[name] = json_copy(value, f"{name}= of this {kind.__name__}", _NAME_IT)
+        if redact(config) != config:
+            raise ConfigError(
+                f"This {kind.__name__} was given a key or a password, which no settings hold. {_NAME_IT}"
+            )
+        return config
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return what the constructor was given, by name."""
+        args, kwargs = self._given
+        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+        given: dict[str, Any] = {}
+        for name, value in list(bound.arguments.items())[1:]:
+            if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                given.update(value)
+            else:
+                given[name] = value
+        return given
 
     async def aclose(self) -> None:  # noqa: B027  # most models hold on to nothing
         """Give back what the model holds on to, if anything; it can still be used afterwards."""

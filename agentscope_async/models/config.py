@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias, cast
 import orjson
 
 from .._redact import redact_text
+from .._settings import parameters
 from ..errors import AgentScopeWarning, ConfigError
 from ._catalog import ALIASES, PROVIDERS, TYPES
 from .base import ModelWrapperBase
@@ -67,6 +67,10 @@ class ModelRegistry:
         """Return the configurations as they were read; they may hold keys."""
         return [dict(config) for config in self._configs.values()]
 
+    def has_made(self, wrapper: ModelWrapperBase) -> bool:
+        """Whether the ``config_name`` of this wrapper is that of a configuration, and stands for it."""
+        return wrapper.config_name is not None and self._wrappers.get(wrapper.config_name) is wrapper
+
     def names(self) -> list[str]:
         """Return the known ``config_name``s, in the order they were added."""
         return list(self._configs)
@@ -94,6 +98,8 @@ class ModelRegistry:
         if colon and provider in PROVIDERS:
             module = importlib.import_module(f".{PROVIDERS[provider]}", __package__)
             wrapper: ModelWrapperBase = module.by_name(name, **options)
+            if not options:
+                wrapper.made_by_name = model
             return wrapper
         raise ConfigError(self._unknown(model, also))
 
@@ -123,8 +129,10 @@ class ModelRegistry:
         return f"No model configuration is named {model!r}; {hint}known: {', '.join(known)}."
 
 
-def find_model(model: ModelWrapperBase | str | None, runtime: Any = None, **options: Any) -> ModelWrapperBase:
-    """Return the wrapper an agent means: itself, or by name from its runtime, then the process.
+def find_model(
+    model: ModelWrapperBase | dict[str, Any] | str | None, runtime: Any = None, **options: Any
+) -> ModelWrapperBase:
+    """Return the wrapper an agent means: itself, by its configuration, or by name from runtime or process.
 
     ``options`` go to the wrapper that a ``"provider:model"`` string stands for.
 
@@ -133,6 +141,8 @@ def find_model(model: ModelWrapperBase | str | None, runtime: Any = None, **opti
     """
     if isinstance(model, ModelWrapperBase):
         return model
+    if isinstance(model, dict):
+        return _made_alone(model)
     if not isinstance(model, str):
         raise ConfigError(
             f"A model is a wrapper, a config name or 'provider:model', not {type(model).__name__}."
@@ -143,6 +153,19 @@ def find_model(model: ModelWrapperBase | str | None, runtime: Any = None, **opti
         loaded = runtime.models.load(model, also=process_models.names(), **options)
         return cast("ModelWrapperBase", loaded)
     return process_models.load(model, **options)
+
+
+def setting_of(model: ModelWrapperBase, runtime: Any = None) -> str | dict[str, Any]:
+    """Return what :func:`find_model` takes for such a wrapper: its name, else its configuration.
+
+    Raises:
+        ConfigError: it has neither; see ``ModelWrapperBase.export_config``.
+    """
+    if runtime is not None and runtime.models.has_made(model):
+        return cast("str", model.config_name)
+    if process_models.has_made(model):
+        return cast("str", model.config_name)
+    return model.export_config() if model.made_by_name is None else model.made_by_name
 
 
 process_models = ModelRegistry()
@@ -186,12 +209,24 @@ def _check(config: dict[str, Any]) -> None:
         )
 
 
+def _made_alone(config: dict[str, Any]) -> ModelWrapperBase:
+    """Return a wrapper made from a configuration that needs no name."""
+    arguments = dict(config)
+    model_type = arguments.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise ConfigError(
+            f"A model's configuration needs a 'model_type', one of {', '.join(_known_types())}."
+        )
+    arguments.setdefault("config_name", None)
+    return _made(_class_of(model_type, arguments["config_name"]), arguments)
+
+
 def _known_types() -> list[str]:
     return sorted({*TYPES, *ModelWrapperBase._types})
 
 
 def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapperBase:
-    name = arguments["config_name"]
+    name = arguments["config_name"] or arguments.get("model_name")
     known = _parameters(kind)
     for key in arguments:
         if key not in known:
@@ -213,7 +248,7 @@ def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapp
         raise ConfigError(f"Model configuration {name!r}: {redact_text(str(error))}") from error
 
 
-def _class_of(model_type: str, config_name: str) -> type[ModelWrapperBase]:
+def _class_of(model_type: str, config_name: str | None) -> type[ModelWrapperBase]:
     """Return the wrapper meant by a type, an old name of one, or the name of a class."""
     if model_type in ALIASES:
         warnings.warn(
@@ -251,12 +286,4 @@ def _subclasses(kind: type[ModelWrapperBase]) -> list[type[ModelWrapperBase]]:
 
 def _parameters(kind: type[ModelWrapperBase]) -> list[str]:
     """Return what can be given by keyword, also through ``**kwargs`` to the classes above."""
-    found: list[str] = []
-    for each in kind.__mro__:
-        if "__init__" not in each.__dict__:
-            continue
-        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]  # type: ignore[misc]
-        found += [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
-            break
-    return list(dict.fromkeys(found))
+    return [name for name, one in parameters(kind).items() if one.kind is not one.POSITIONAL_ONLY]

@@ -59,6 +59,20 @@ class FallbackModel(ModelWrapperBase):
         super().__init__(config_name, model_name=" | ".join(model.model_name for model in self.models))
         self._fallback_on = fallback_on
 
+    def export_config(self) -> dict[str, Any]:
+        """Return the configuration, with the names or configurations of all models in it.
+
+        Raises:
+            ConfigError: one has none, or ``fallback_on`` was given.
+        """
+        from .config import setting_of
+
+        if self._fallback_on is not is_worth_another:
+            raise ConfigError("A FallbackModel with a fallback_on= of its own has no configuration.")
+        models = [setting_of(model, _context.find_runtime()) for model in self.models]
+        name = {} if self.config_name is None else {"config_name": self.config_name}
+        return {"model_type": self.model_type, **name, "models": models}
+
     def format(self, *msgs: Msg | Sequence[Any] | None, me: str | None = None) -> Messages:
         """Keep the messages as they are: each model formats them in its own way when it is asked."""
         flat: list[Msg] = []

@@ -214,6 +214,19 @@ class HttpModel(ModelWrapperBase):
             messages = args.pop(self.input_name)
         return super().stream(messages, **args)
 
+    def export_config(self) -> dict[str, Any]:
+        """Return the configuration; see :class:`ModelWrapperBase`.
+
+        Raises:
+            ConfigError: it has a budget of its own, too: copies would spend it once each.
+        """
+        if self._budget is not None:
+            raise ConfigError(
+                f"The budget of {self.model_name!r} holds for this wrapper alone, and not for copies of it. "
+                f"Without one, limit the whole run: Runtime(budget=...)."
+            )
+        return super().export_config()
+
     # -- what a provider says --
 
     def own_headers(self) -> dict[str, str]:
