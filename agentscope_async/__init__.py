@@ -15,18 +15,20 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "_init": ["init", "init_process", "process_settings"],
+    "_trace": ["current_trace_id", "trace"],
     "agents": [
         "AgentBase", "AgentLike", "AgentStream", "DialogAgent", "DictDialogAgent", "Operator",
         "TextToImageAgent", "UserAgent", "UserSource",
     ],
     "errors": [
-        "AgentError", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError", "AskTimeoutError",
-        "AuthFailed", "BadRequest", "BadResponse", "BudgetExceededError", "CancellationSwallowedError",
-        "ConfigError", "Conflict", "ConnectionFailed", "ContentFiltered", "ContextTooLong",
-        "DeadlockError", "InterruptedTurnError", "InvalidReplyError", "MailboxFullError",
-        "MessageError", "MissingExtraError", "ModelError", "ModelTimeout", "NoRuntimeError", "NotFound",
-        "Overloaded", "PartialStreamError", "PermissionDenied", "QuorumError", "QuotaExceededError",
-        "QuotaExhausted", "RateLimited", "ReplyExitError", "RuntimeClosedError", "ServerError",
+        "AgentError", "AgentNotFound", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError",
+        "AskTimeoutError", "AuthFailed", "BadRequest", "BadResponse", "BudgetExceededError",
+        "CancellationSwallowedError", "ConfigError", "Conflict", "ConnectFailed", "ConnectionFailed",
+        "ContentFiltered", "ContextTooLong", "DeadlockError", "ForbiddenError", "InterruptedTurnError",
+        "InvalidReplyError", "MailboxFullError", "MessageError", "MissingExtraError", "ModelError",
+        "ModelTimeout", "NoRuntimeError", "NodeDown", "NotFound", "Overloaded", "PartialStreamError",
+        "PermissionDenied", "QuorumError", "QuotaExceededError", "QuotaExhausted", "RateLimited",
+        "RemoteError", "ReplyExitError", "ReplyExpiredError", "RuntimeClosedError", "ServerError",
         "WrongLoopError",
     ],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
@@ -54,9 +56,13 @@ _HOMES = {
         "forlooppipeline", "gather", "ifelsepipeline", "placeholder", "quorum", "race",
         "sequentialpipeline", "switchpipeline", "vote", "whilelooppipeline",
     ],
+    "node.exports": ["Grant"],
+    "node.remote": ["RemoteAgent"],
+    "node.report": ["AgentReport", "NodeReport"],
     "prompt": ["PromptEngine", "PromptType", "ShrinkPolicy"],
     "runtime": ["DeadLetter", "Runtime", "current_runtime"],
     "tokens": ["count_openai_token", "count_tokens", "get_openai_max_length"],
+    "watching": ["Down", "Watch"],
 }  # fmt: skip
 _MODULES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines"]
 
@@ -102,6 +108,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
         pipelines as pipelines,
     )
     from ._init import init as init, init_process as init_process, process_settings as process_settings
+    from ._trace import current_trace_id as current_trace_id, trace as trace
     from .agents import *  # noqa: F403
     from .errors import *  # noqa: F403
     from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply
@@ -110,6 +117,9 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
     from .models import *  # noqa: F403
     from .monitor import *  # noqa: F403
     from .msghub import MsgHub as MsgHub, msghub as msghub
+    from .node.exports import Grant as Grant
+    from .node.remote import RemoteAgent as RemoteAgent
+    from .node.report import AgentReport as AgentReport, NodeReport as NodeReport
     from .pipelines import *  # noqa: F403
     from .prompt import *  # noqa: F403
     from .runtime import (
@@ -118,3 +128,4 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
         current_runtime as current_runtime,
     )
     from .tokens import *  # noqa: F403
+    from .watching import Down as Down, Watch as Watch

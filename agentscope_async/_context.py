@@ -5,7 +5,7 @@ Layers below the runtime never import it; they find it here, as a :class:`Runtim
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -69,11 +69,24 @@ class RuntimeLike(Services, Protocol):
     def finish(self, mailbox: Any) -> None:
         """Forget a mailbox that holds no more letters of ours."""
 
-    def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
+    def distribute(self, agent: Any, options: dict[str, Any]) -> Any:
+        """Put an agent on another node."""
+
+    def report_failure(
+        self, agent: Any, msg: Any, error: BaseException, attempt: int, *, is_heard_only: bool = False
+    ) -> bool:
         """Log a failed letter; True when it is to be tried again."""
 
-    def bury(self, agent: str, msg: Any, reason: str, error: BaseException | None = None) -> None:
-        """Keep a letter nobody will handle as a dead letter."""
+    def bury(
+        self,
+        agent: Any,
+        msg: Any,
+        reason: str,
+        error: BaseException | None = None,
+        *,
+        is_heard_only: bool = False,
+    ) -> None:
+        """Keep a letter nobody will handle as a dead letter, for an agent or the name of one."""
 
     def emit(self, event: Any) -> None:
         """Show an event to whoever listens."""
@@ -85,8 +98,31 @@ class RuntimeLike(Services, Protocol):
 charged: ContextVar[tuple[Any, ...]] = ContextVar("agentscope_async.budgets", default=())
 """The budgets of the ``with budget:`` blocks this code runs in, outermost first."""
 
-is_charging = False
-"""Some such block was ever entered: until then letters need not look for one."""
+deadline: ContextVar[float | None] = ContextVar("agentscope_async.deadline", default=None)
+"""When, by the event loop's clock, this work must be over; nested asks inherit it, letters do not."""
+
+trace_id: ContextVar[str | None] = ContextVar("agentscope_async.trace_id", default=None)
+"""What the logs of this work have in common, also on other nodes; set by :func:`join_trace`."""
+
+letters_carry = False
+"""Some budget or trace was ever entered: until then letters need not look for what their sender had."""
+
+
+def join_trace(id: str | None) -> Token[str | None]:
+    """Make this code part of a trace, and all that it asks and posts."""
+    global letters_carry
+    letters_carry = True
+    return trace_id.set(id)
+
+
+def leave_sender() -> None:
+    """Forget what is the sender's own: this task was begun by one of them, and works for all."""
+    if letters_carry:
+        charged.set(())
+        trace_id.set(None)
+    if deadline.get() is not None:
+        deadline.set(None)
+
 
 override: ContextVar[RuntimeLike | None] = ContextVar("agentscope_async.runtime", default=None)
 """Set by ``with rt.use():``."""

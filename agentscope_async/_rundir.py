@@ -51,6 +51,11 @@ class RunDirectory:
         self._path = Path(save_dir).absolute() / self.run_id
 
     @property
+    def save_dir(self) -> Path:
+        """The directory that holds this one and those of other runs."""
+        return self._path.parent
+
+    @property
     def path(self) -> Path:
         """The directory; made, with its ``.config``, when first asked for."""
         if not (self._path / ".config").exists():

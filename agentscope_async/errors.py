@@ -4,16 +4,20 @@
 
     AgentScopeError
     ├── AgentError                 .agent (a name)
+    │   ├── AgentNotFound          .node; a LookupError
     │   ├── AgentStoppedError
     │   ├── CancellationSwallowedError
     │   ├── DeadlockError          .chain (names, first one again at the end); a RuntimeError
     │   ├── InterruptedTurnError   .reason
     │   ├── InvalidReplyError      .value_type; a TypeError
     │   ├── MailboxFullError       .capacity, .overflow
+    │   ├── RemoteError            .type, .node
     │   ├── ReplyExitError         .exit_type
+    │   ├── ReplyExpiredError      a LookupError
     │   ├── AskTimeoutError        .timeout_s; a TimeoutError
     │   └── WrongLoopError         a RuntimeError
     ├── ConfigError                a ValueError
+    ├── ForbiddenError             a PermissionError
     ├── MessageError               .field; a ValueError
     ├── MissingExtraError          .package; an ImportError
     ├── ModelError                 .type, .retryable, .provider, .model, .status, ...; a RuntimeError
@@ -33,24 +37,28 @@
     │   ├── RateLimited            rate_limit; .retry_after_s
     │   └── ServerError            server
     ├── NoRuntimeError             a RuntimeError
+    ├── NodeDown                   .node, .reason, .outcome; a ConnectionError
+    │   └── ConnectFailed          .url, .kind, .status
     ├── QuotaExceededError         .name (of a metric)
     │   └── BudgetExceededError    .limit, .allowed, .spent, .reserved, .needed
     ├── QuorumError                .needed, .good, .failures
     └── RuntimeClosedError         a RuntimeError
     AgentScopeWarning              a UserWarning
 
-What an agent's ``reply`` raises is not in this tree: it reaches the asker as it is.
+What an agent's ``reply`` raises is not in this tree: it reaches the asker as it is. Between
+nodes these classes and Python's own keep their type, and every other becomes a RemoteError.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
     "AgentError",
+    "AgentNotFound",
     "AgentScopeError",
     "AgentScopeWarning",
     "AgentStoppedError",
@@ -62,10 +70,12 @@ __all__ = [
     "CancellationSwallowedError",
     "ConfigError",
     "Conflict",
+    "ConnectFailed",
     "ConnectionFailed",
     "ContentFiltered",
     "ContextTooLong",
     "DeadlockError",
+    "ForbiddenError",
     "InterruptedTurnError",
     "InvalidReplyError",
     "MailboxFullError",
@@ -74,6 +84,7 @@ __all__ = [
     "ModelError",
     "ModelTimeout",
     "NoRuntimeError",
+    "NodeDown",
     "NotFound",
     "Overloaded",
     "PartialStreamError",
@@ -82,7 +93,9 @@ __all__ = [
     "QuotaExceededError",
     "QuotaExhausted",
     "RateLimited",
+    "RemoteError",
     "ReplyExitError",
+    "ReplyExpiredError",
     "RuntimeClosedError",
     "ServerError",
     "WrongLoopError",
@@ -124,6 +137,23 @@ class AgentError(AgentScopeError):
     def __init__(self, message: str, *, agent: str) -> None:
         super().__init__(message)
         self.agent = agent
+
+
+class AgentNotFound(AgentError, LookupError):
+    """The node has no agent under this key.
+
+    Attributes:
+        node: the node's name or URL; ``""`` where it is plain which one is meant.
+    """
+
+    def __init__(self, agent: str, node: str = "") -> None:
+        self.node = node
+        where = f"Node {node!r}" if node else "The node"
+        super().__init__(
+            f"{where} has no agent {agent!r}. `await rt.ps(url)` lists those it has; "
+            f"there, exports={{...}} or rt.export(key, agent) offers one more.",
+            agent=agent,
+        )
 
 
 class AgentStoppedError(AgentError):
@@ -201,6 +231,20 @@ class MailboxFullError(AgentError):
         )
 
 
+class RemoteError(AgentError):
+    """A handler on another node raised something whose class is neither ours nor Python's own.
+
+    Attributes:
+        type: the name of its class over there.
+        node: the node's name or URL.
+    """
+
+    def __init__(self, agent: str, text: str, *, type: str, node: str) -> None:
+        self.type = type
+        self.node = node
+        super().__init__(f"Agent {agent!r} on node {node!r} raised {type}: {text}", agent=agent)
+
+
 class ReplyExitError(AgentError):
     """``reply`` raised an exit signal of its own: nobody had cancelled it or asked the program to end.
 
@@ -214,6 +258,17 @@ class ReplyExitError(AgentError):
         super().__init__(
             f"reply() of agent {agent!r} raised {self.exit_type.__name__} by itself; "
             f"only this turn was ended. Raise an ordinary exception to report a failure.",
+            agent=agent,
+        )
+
+
+class ReplyExpiredError(AgentError, LookupError):
+    """The answer to a ``submit`` was not fetched in time, and its node keeps it no longer."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(
+            f"The answer of agent {agent!r} is no longer kept by its node. Await it sooner after submit(), "
+            f"or let answers be kept longer: to_dist(max_pool_size=..., max_timeout_seconds=...).",
             agent=agent,
         )
 
@@ -239,6 +294,10 @@ class WrongLoopError(AgentError, RuntimeError):
 
 class ConfigError(AgentScopeError, ValueError):
     """A configuration value is unknown, missing or of the wrong kind."""
+
+
+class ForbiddenError(AgentScopeError, PermissionError):
+    """The other node does not allow this to whoever holds our token; the text names what would."""
 
 
 class MessageError(AgentScopeError, ValueError):
@@ -411,6 +470,55 @@ class ServerError(ModelError):
 
     type = "server"
     retryable = True
+
+
+class NodeDown(AgentScopeError, ConnectionError):
+    """Another node is gone, or was silent for too long, and with it the answer waited for.
+
+    Attributes:
+        node: its name or URL.
+        reason: one word for programs: ``"refused"``, ``"exited"``, ``"window"`` (silent for longer
+            than the resume window), ``"restarted"``, ``"closed"``, ``"draining"``, or the ``kind``
+            of a ConnectFailed.
+        outcome: ``"not_delivered"``: the message was not handled and never will be, sending it
+            again is safe; ``"unknown"``: it may have been handled.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        reason: str,
+        *,
+        outcome: Literal["not_delivered", "unknown"],
+        message: str | None = None,
+    ) -> None:
+        self.node = node
+        self.reason = reason
+        self.outcome = outcome
+        advice = {
+            "not_delivered": "It did not handle this message: it is safe to send it again.",
+            "unknown": "It may have handled this message: send it again only if twice does no harm.",
+        }[outcome]
+        super().__init__(message or f"Node {node!r} is gone ({reason}). {advice}")
+
+
+class ConnectFailed(NodeDown):
+    """A connection could not be opened; nothing was delivered.
+
+    Attributes:
+        url: where to; never holds credentials.
+        kind: ``"refused"`` (nobody listens there), ``"unreachable"``, ``"timeout"``,
+            ``"closed"`` (in the handshake), ``"tls"``, ``"unauthorized"``, ``"forbidden"``,
+            ``"rejected"`` (any other HTTP answer; redirects are not followed) or
+            ``"not_a_node"`` (something else answers there).
+        status: the HTTP status, or None if there was none.
+    """
+
+    def __init__(self, url: str, kind: str, problem: str, *, status: int | None = None) -> None:
+        self.url = url
+        self.kind = kind
+        self.status = status
+        super().__init__(url, kind, outcome="not_delivered", message=f"Cannot connect to {url}: {problem}.")
 
 
 class NoRuntimeError(AgentScopeError, RuntimeError):

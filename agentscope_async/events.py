@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .message import Usage
 
-__all__ = ["Event", "LetterBuried", "ModelCalled", "TurnEnded", "TurnStarted"]
+__all__ = ["Event", "LetterBuried", "LinkChanged", "ModelCalled", "TurnEnded", "TurnStarted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,15 @@ class TurnEnded(Event):
 class LetterBuried(Event):
     """A letter became a dead letter, for this ``reason``."""
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged(Event):
+    """The link to another ``node`` is ``"up"``, ``"suspect"`` or ``"lost"``, for this ``reason``."""
+
+    node: str
+    state: str
     reason: str
 
 

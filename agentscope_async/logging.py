@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
 
+from ._context import trace_id
 from ._redact import redact_text
 from .errors import ConfigError
 from .message import Msg, _thaw
@@ -60,6 +61,11 @@ class ChatLog:
         self._given_terminal = terminal
         self._colours: dict[str, int] = {}
         self._file = file.open("ab") if file is not None else None
+
+    @property
+    def is_on_terminal(self) -> bool:
+        """It writes to standard output."""
+        return self._given_terminal is True or self._given_terminal is sys.stdout
 
     @property
     def _terminal(self) -> TextIO | None:
@@ -180,6 +186,13 @@ def show_if_set_up(message: Msg) -> None:
         _default_chat.log.show(message)
 
 
+def _add_trace(logger: Any, method: str, event: Any) -> Any:
+    id = trace_id.get()
+    if id is not None:
+        event.setdefault("trace", id)
+    return event
+
+
 def get_logger() -> structlog.stdlib.BoundLogger:
     """Return the system log: ``get_logger().warning("event_name", key=value)``.
 
@@ -199,6 +212,7 @@ def get_logger() -> structlog.stdlib.BoundLogger:
             processors=[
                 structlog.stdlib.filter_by_level,
                 structlog.contextvars.merge_contextvars,
+                _add_trace,
                 structlog.processors.format_exc_info,
                 structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True),
                 _at_the_call,

@@ -24,6 +24,7 @@ from ._deadlock import Blocked
 from ._turn import Named, Turn, current_turn, open_turn
 from .errors import (
     AgentStoppedError,
+    AskTimeoutError,
     ConfigError,
     DeadlockError,
     InterruptedTurnError,
@@ -123,6 +124,10 @@ class Note(Letter):
 
 class Errand(Protocol):
     """What a detached letter asks for. Only ``run`` may suspend, and raise what the handler raised."""
+
+    @property
+    def is_heard_only(self) -> bool:
+        """The message is to be remembered, not answered."""
 
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         """Run the letter's turn to its end."""
@@ -225,6 +230,9 @@ class Mailbox:
         self._append(letter)
         try:
             await letter.granted
+            deadline = _context.deadline.get()
+            if deadline is not None and asyncio.get_running_loop().time() >= deadline:
+                raise AskTimeoutError(letter.agent.name, monotonic() - letter.placed_at)
         except BaseException:
             if self._turn is letter:
                 hand_on(self, letter)  # cancelled just as the turn came
@@ -321,6 +329,8 @@ class Mailbox:
             self._turn = _STOPPED
         for letter in self._take_all():
             _turn_away(letter, AgentStoppedError(letter.agent.name), "agent stopped")
+        if self in _told_when_stopped:
+            _tell_stopped(self)
 
     async def until_idle(self) -> None:
         """Wait until nobody has the turn; the caller must not be part of what it waits for."""
@@ -442,6 +452,45 @@ class Mailbox:
             bury(letter, "observe failed", error)
 
 
+_told_when_stopped: dict[Mailbox, dict[object, Callable[[], object]]] = {}
+"""Whom to tell, by mailbox: a slot in each would cost the many agents nobody watches."""
+
+
+def when_stopped(mailbox: Mailbox, tell: Callable[[], object]) -> Callable[[], None]:
+    """Call ``tell`` once, when the agent of a mailbox is stopped, or now if it is.
+
+    Those told of one agent are called in the order they asked. Returns what takes this back;
+    calling it again, or too late, does nothing.
+    """
+    if mailbox.is_stopped:
+        tell()
+        return _nothing
+    key = object()
+    _told_when_stopped.setdefault(mailbox, {})[key] = tell
+
+    def forget() -> None:
+        told = _told_when_stopped.get(mailbox, {})
+        if told.pop(key, None) is not None and not told:
+            _told_when_stopped.pop(mailbox, None)
+
+    return forget
+
+
+def _tell_stopped(mailbox: Mailbox) -> None:
+    told = _told_when_stopped[mailbox]
+    while told:
+        tell = told.pop(next(iter(told)))  # one at a time: each may take back others
+        try:
+            tell()
+        except Exception as error:  # whoever stops the agent is not to blame, and the others wait to hear
+            get_logger().error("watcher_failed", error=brief(error))
+    _told_when_stopped.pop(mailbox, None)
+
+
+def _nothing() -> None:
+    pass
+
+
 _STOPPED = Turn.__new__(Turn)
 """Holds the turn of a stopped, idle mailbox, so that the free path tests one thing only."""
 
@@ -521,8 +570,8 @@ class Work:
         mailbox = self.mailbox
         letter = self.letter
         task = asyncio.current_task()
-        if _context.is_charging and self.parent is None:
-            _context.charged.set(())  # this task was begun by one sender, and works for all
+        if self.parent is None:
+            _context.leave_sender()
         while letter is not None:
             if self.settled >= 64:
                 self.settle()
@@ -614,7 +663,8 @@ def bury(letter: Letter, reason: str, error: BaseException | None = None) -> Non
     name = letter.agent.name
     runtime = letter.runtime or find_runtime(getattr(letter.agent, "_runtime", None))
     if runtime is not None:
-        runtime.bury(name, letter.msg, reason, error)
+        is_heard_only = letter.note is not None or (letter.errand is not None and letter.errand.is_heard_only)
+        runtime.bury(letter.agent, letter.msg, reason, error, is_heard_only=is_heard_only)
         return
     get_logger().warning("dead_letter", agent=name, reason=reason, error=brief(error) if error else None)
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 import threading
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import orjson
 
@@ -295,18 +297,23 @@ class Msg(_Draft):
     @property
     def id(self) -> str:
         """32 hexadecimal digits."""
-        if self._id is None:
+        id = self._id
+        if id is None:
             with _ids.lock:  # two threads that ask first must hear the same
-                if self._id is None:
-                    _set_id(self, _new_id())
-        return cast("str", self._id)
+                id = self._id
+                if id is None:
+                    id = _new_id()
+                    _set_id(self, id)
+        return id
 
     @property
     def timestamp(self) -> str:
         """Local time of creation, ``%Y-%m-%d %H:%M:%S``."""
-        if not isinstance(self._time, str):
-            _set_time(self, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._time)))
-        return cast("str", self._time)
+        moment = self._time
+        if not isinstance(moment, str):
+            moment = _formatted(int(moment))
+            _set_time(self, moment)
+        return moment
 
     @property
     def usage(self) -> Usage | None:
@@ -343,6 +350,13 @@ class Msg(_Draft):
 
         Subclasses of one's own travel as the Msg or Tht they are based on.
         """
+        if type(self) is Msg and type(self.content) is str and self._extra is None and self.url is None:
+            moment = self._time
+            return {
+                "__type": "Msg", "id": self._id or self.id,
+                "timestamp": moment if type(moment) is str else self.timestamp,
+                "name": self.name, "content": self.content, "url": None, "role": self.role,
+            }  # fmt: skip
         wire = {
             "__type": next(kind.__name__ for kind in type(self).__mro__ if kind.__name__ in _MSG_TYPES),
             "id": self.id,
@@ -366,6 +380,9 @@ class Msg(_Draft):
         """
         if not isinstance(wire, dict):
             raise MessageError("", f"a message is a JSON object, not {type(wire).__name__}")
+        plain = plain_from(wire)
+        if plain is not None:
+            return plain
         values = dict(wire)
         kind = values.pop("__type", "Msg")
         if not isinstance(kind, str) or kind not in _MSG_TYPES:
@@ -684,6 +701,39 @@ def _thaw(value: Any) -> Any:
         case ContentPart():
             return value.to_dict()
     return value
+
+
+@lru_cache(maxsize=64)
+def _formatted(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def plain_from(wire: dict[str, Any]) -> Msg | None:
+    """Return the message of a wire form that holds only plain texts, as most do; None: ask ``from_dict``."""
+    try:
+        kind, id, timestamp, name, content, url, role = _plain_fields(wire)
+    except KeyError:
+        return None
+    if len(wire) != 7 or kind != "Msg" or url is not None:
+        return None
+    if not (type(id) is type(timestamp) is type(name) is type(content) is type(role) is str):
+        return None
+    if not (content.isascii() and name.isascii() and timestamp.isascii() and id.isascii()):
+        return None
+    if role not in ROLES or not 1 <= len(id) <= 200:
+        return None
+    draft = _new_draft(_Draft)
+    draft.name = name
+    draft.content = content
+    draft.role = role
+    draft.url = draft._extra = None
+    draft._id = id
+    draft._time = timestamp
+    draft.__class__ = Msg
+    return draft  # type: ignore[return-value]  # cast() would be a call for each message
+
+
+_plain_fields = operator.itemgetter("__type", "id", "timestamp", "name", "content", "url", "role")
 
 
 def _revive(value: Any, field: str) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 
-from .agents._mail import Circle, deliver, tell
-from .agents.base import AgentBase
+from .agents._mail import Circle, Member, deliver, tell
 from .errors import AgentScopeWarning
 from .message import Msg, as_msg
 
@@ -31,7 +30,7 @@ class MsgHub(Circle):
     __slots__ = ("_announcement", "_is_open")
 
     def __init__(
-        self, participants: Sequence[AgentBase], announcement: Msg | str | Sequence[Msg | str] | None = None
+        self, participants: Sequence[Member], announcement: Msg | str | Sequence[Msg | str] | None = None
     ) -> None:
         super().__init__(())
         for agent in participants:
@@ -41,7 +40,7 @@ class MsgHub(Circle):
         self._is_open = False
 
     @property
-    def participants(self) -> list[AgentBase]:
+    def participants(self) -> list[Member]:
         """Who is in the hub now; a list of its own."""
         return list(self.members)
 
@@ -64,7 +63,7 @@ class MsgHub(Circle):
     ) -> None:
         self._close()
 
-    def add(self, participant: AgentBase | Sequence[AgentBase]) -> None:
+    def add(self, participant: Member | Sequence[Member]) -> None:
         """Let an agent, or several, hear and be heard from now on; one that is in already is warned about.
 
         Raises:
@@ -81,7 +80,7 @@ class MsgHub(Circle):
             if self._is_open:
                 agent._circles = (*agent._circles, self)
 
-    def delete(self, participant: AgentBase | Sequence[AgentBase]) -> None:
+    def delete(self, participant: Member | Sequence[Member]) -> None:
         """Let an agent, or several, neither hear nor be heard any more; a stranger is warned about."""
         for agent in _as_list(participant):
             if agent not in self.members:
@@ -106,7 +105,7 @@ class MsgHub(Circle):
 
 
 def msghub(
-    participants: Sequence[AgentBase], announcement: Msg | str | Sequence[Msg | str] | None = None
+    participants: Sequence[Member], announcement: Msg | str | Sequence[Msg | str] | None = None
 ) -> MsgHub:
     """Make a hub to enter.
 
@@ -126,7 +125,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_participant(agent: object) -> None:
-    if not isinstance(agent, AgentBase):
+    if not isinstance(agent, Member):
         raise TypeError(f"A hub's participants are agents, not {type(agent).__name__}")
 
 

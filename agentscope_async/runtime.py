@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-import time
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from . import _context
+from ._dead_letters import DeadLetter, DeadLetters
 from ._deadlock import current_waits
+from ._hosting import Hosting, OnFatal
 from ._rundir import RunDirectory
 from ._services import RunServices
 from ._turn import open_turn
-from .errors import ConfigError, InterruptedTurnError, RuntimeClosedError
+from .errors import ConfigError, InterruptedTurnError, NoRuntimeError, RuntimeClosedError
 from .events import Event, LetterBuried
 from .logging import ChatLog, brief, get_logger, show_if_set_up
 from .models.config import ModelConfigs, ModelRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    import ssl as tls
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from ._invocations import Invocations
@@ -31,49 +32,20 @@ if TYPE_CHECKING:
     from .mailbox import Mailbox
     from .message import Msg
     from .monitor import Budget, Monitor
+    from .node.exports import Allowed
+    from .node.node import Node
+    from .node.remote import RemoteAgent
+    from .node.report import NodeReport
+    from .watching import Watch
 
 _running_loop = asyncio.get_running_loop
 
 __all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime"]
 
-MAX_DEAD_LETTERS = 10_000
 MAX_UNREAD_EVENTS = 10_000
 _HTTP = f"{__package__}.models._http"  # looked for, not imported: many programs never need it
 KILL_WAIT_S = 5.0
 """How long a cancelled handler may take to end before the runtime is left without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message nobody handled: for whom, why, when (seconds since the epoch), with which error."""
-
-    agent: str
-    msg: Any
-    reason: str
-    error: BaseException | None = None
-    at: float = field(default_factory=time.time)
-
-
-class DeadLetters:
-    """The newest dead letters, oldest first; ``total`` counts those no longer kept, too."""
-
-    def __init__(self, limit: int = MAX_DEAD_LETTERS) -> None:
-        self._letters: deque[DeadLetter] = deque(maxlen=limit)
-        self.total = 0
-
-    def append(self, letter: DeadLetter) -> None:
-        """Keep one more; beyond the limit the oldest goes."""
-        self.total += 1
-        self._letters.append(letter)
-
-    def __iter__(self) -> Iterator[DeadLetter]:
-        return iter(list(self._letters))
-
-    def __len__(self) -> int:
-        return len(self._letters)
-
-    def __getitem__(self, index: int) -> DeadLetter:
-        return self._letters[index]
 
 
 class Runtime:
@@ -91,6 +63,7 @@ class Runtime:
         model_configs: ModelConfigs | None = None,
         project: str | None = None,
         name: str | None = None,
+        run_id: str | None = None,
         save_dir: str | Path | None = None,
         save_api_invoke: bool = False,
         budget: Budget | None = None,
@@ -99,6 +72,14 @@ class Runtime:
         post_attempts: int = 1,
         on_error: Callable[[DeadLetter], Awaitable[None] | None] | None = None,
         chat: TextIO | bool = False,
+        listen: str | None = None,
+        token: str | Mapping[str, str] | None = None,
+        exports: Mapping[str, Any] | Iterable[Any] | None = None,
+        allow: Allowed | None = None,
+        node: str | None = None,
+        peers: Mapping[str, str] | None = None,
+        ssl: tls.SSLContext | None = None,
+        resume_s: float = 30.0,
     ) -> None:
         """Prepare a runtime; nothing is opened or written before it is entered.
 
@@ -106,6 +87,7 @@ class Runtime:
             model_configs: a configuration, a list of them, or the path of a JSON file.
             project: kept in the run directory's ``.config``.
             name: of this run; random when not given.
+            run_id: joins the run of this name in ``save_dir``, begun by another process.
             save_dir: where the run directory is made, once something is written to it; ``./runs``
                 when not given. Given, metrics are kept there, too; else in memory.
             save_api_invoke: write a file for each model call into the run directory.
@@ -115,6 +97,18 @@ class Runtime:
             post_attempts: how often a failing ``post`` is tried before it is a dead letter.
             on_error: called with the dead letter when a ``post`` has failed for good.
             chat: True prints what agents say to standard output; or a text stream to print to.
+            listen: where other nodes reach this one: ``"ws://127.0.0.1:12010"`` (port 0: any free
+                one), ``"wss://..."`` with ``ssl``, or ``"mem://name"`` within this event loop.
+            token: the secret that lets other nodes in, or one for each node by its name; also what
+                this one shows to others. Needed to listen anywhere but on loopback.
+            exports: the agents other nodes may use, by key, or a list of agents with names that can be keys.
+            allow: classes of agents that other nodes may create here, or a ``Grant`` for each node by name.
+            node: the name of this node; random when not given.
+            peers: the URLs of nodes, by name, that results may be fetched from when messages refer to them.
+            ssl: for ``wss``: the certificate of this node; if it demands those of others and there is no
+                ``token``, their common names are the names of their nodes.
+            resume_s: seconds that a lost or silent link to another node may take to come back: asks
+                wait meanwhile. After that they end with NodeDown("window").
 
         Raises:
             ConfigError: an option is not valid.
@@ -123,12 +117,18 @@ class Runtime:
             raise ConfigError(f"post_attempts must be 1 or more, got {post_attempts}")
         if grace < 0 or (ask_timeout_s is not None and ask_timeout_s <= 0):
             raise ConfigError("grace must not be negative, ask_timeout_s must be above 0 or None")
+        if resume_s < 0:
+            raise ConfigError(f"resume_s must not be negative, got {resume_s}")
         self.models = ModelRegistry()
         if model_configs is not None:
             self.models.read(model_configs)
         self.ask_timeout_s = ask_timeout_s
         self.grace = grace
-        self.run = RunDirectory("./runs" if save_dir is None else save_dir, project=project, name=name)
+        self.resume_s = resume_s
+        self.run = RunDirectory(
+            "./runs" if save_dir is None else save_dir, project=project, name=name, run_id=run_id
+        )
+        self._save_api_invoke = save_api_invoke
         self.dead_letters = DeadLetters()
         self.is_open = False
         self._own_services = RunServices(
@@ -149,6 +149,22 @@ class Runtime:
         self._tasks: dict[asyncio.Task[None], Callable[[], None]] = {}
         self._mailboxes: set[Mailbox] = set()  # those that may hold letters of ours
         self._readers: list[_EventReader] = []
+        self._hosting = Hosting(self)
+        self._watches: set[Watch] = set()
+        self._node: Node | None = None
+        if any(each is not None for each in (listen, token, exports, allow, node, peers, ssl)):
+            from .node.node import Node
+
+            self._node = Node(
+                self,
+                listen=listen,
+                token=token,
+                exports=exports,
+                allow=allow,
+                name=node,
+                peers=peers,
+                ssl=ssl,
+            )
 
     # -- the block --
 
@@ -162,21 +178,34 @@ class Runtime:
         _context.open_runtimes.add(self)
         _open_in_loop.setdefault(self._loop, []).append(self)
         self._attend()
+        if self._node is not None:
+            try:
+                self._node.begin()
+                await self._node.open()
+            except BaseException:
+                await self._close()
+                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._intake = None
+        self._hosting.end()
         try:
-            if error is None and self._outstanding:
+            if error is None and (self._outstanding or self._node is not None):
                 try:
                     async with asyncio.timeout(self.grace):
-                        await self._settled()
+                        await self._finish_work()
                 except TimeoutError:
                     get_logger().warning("grace_over", runtime=self.run.name, unhandled=self._outstanding)
         finally:
             await self._close()
+
+    async def _finish_work(self) -> None:
+        if self._node is not None:
+            await self._node.drain(self.grace)
+        await self._settled()
 
     async def _close(self) -> None:
         """Answer every waiter, end every task, forget the runtime; must not be left half done."""
@@ -189,6 +218,8 @@ class Runtime:
             mailbox.forget(self)
         for task in self._tasks:
             task.cancel()
+        if self._node is not None:
+            self.start(self._node.aclose(), _nothing, name=f"closing {self._node.name}")
         cancelled = await self._wait_for_tasks()
         for task, abandon in list(self._tasks.items()):
             get_logger().error("unkillable", task=task.get_name(), waited_s=KILL_WAIT_S)
@@ -201,6 +232,8 @@ class Runtime:
         cancelled = await self._wait_for_tasks() or cancelled
         for task in self._tasks:
             task.cancel()
+        for watch in list(self._watches):
+            watch.fire("runtime_closed")
         for reader in self._readers:
             reader.close()
         if self._chat is not None:
@@ -258,6 +291,47 @@ class Runtime:
             raise RuntimeError("drain() from inside a posted message would wait for itself.")
         await self._settled()
 
+    async def resend(self, letter: DeadLetter) -> None:
+        """Post the message of a dead letter to its agent again; it is a dead letter no longer then.
+
+        What the agent was only to hear, it is given to ``observe``. Letters sent again come after all others.
+
+        Raises:
+            LookupError: the letter is not kept any more, or is being sent again already.
+            ConfigError: it is not known which agent it was for.
+            Exception: what ``post`` or ``observe`` raises; the letter stays.
+        """
+        with self.dead_letters.leaving(letter) as target, self.use():
+            if letter.is_heard_only:
+                await target.observe(letter.msg)
+            else:
+                await target.post(letter.msg)
+
+    def watch(self, agent: Any) -> Watch:
+        """Be told when an agent, here or elsewhere, is gone: ``down = await rt.watch(agent)``.
+
+        Exactly one Down follows, at the latest when the runtime is left, unless the watch is cancelled.
+
+        Raises:
+            RuntimeClosedError: the runtime is not open.
+            TypeError: it is no agent.
+        """
+        from .watching import Watch
+
+        if not self.is_open:
+            raise RuntimeClosedError("A runtime watches agents only inside its `async with` block.")
+        begin = getattr(agent, "_watch", None)
+        if begin is None:
+            raise TypeError(f"There is no agent to watch in a {type(agent).__name__}.")
+        watch = Watch(agent.name, self._watches.discard)
+        self._watches.add(watch)
+        try:
+            begin(watch)
+        except BaseException:
+            watch.cancel()
+            raise
+        return watch
+
     def events(self) -> AsyncIterator[Event]:
         """Return turns and dead letters from now on, as they happen, until the runtime is left.
 
@@ -278,6 +352,29 @@ class Runtime:
             self._readers.remove(reader)
             self._attend()
 
+    def host(self, agent: Any, *, on_fatal: OnFatal | None = None) -> asyncio.Task[None]:
+        """Run ``agent.run()`` in the background until it returns, or agent or runtime are stopped.
+
+        When it fails it is started again, after 0.1 s and then later and later; more than five
+        times within ten seconds, and the agent is stopped: who watches it is told. Messages that
+        wait in its mailbox survive a restart. ``run`` is no turn: it goes on beside those of
+        ``reply``, and may ask its own agent. Leaving the runtime cancels it before anything else.
+
+        Args:
+            agent: has an ``async def run(self)``.
+            on_fatal: called with the last error when it failed too often; a plain or async function.
+
+        Returns:
+            The task it runs in, which never raises what ``run`` did.
+
+        Raises:
+            ConfigError: the agent has no such method, or is hosted already.
+            NoRuntimeError: the runtime is not open. AgentStoppedError: the agent is stopped.
+        """
+        if self._intake is None:
+            raise NoRuntimeError("host()")
+        return self._hosting.begin(agent, on_fatal)
+
     def graph(self) -> list[tuple[str, str]]:
         """Return who waits on whom now: pairs of agent names, waiting one first."""
         return [
@@ -285,6 +382,136 @@ class Runtime:
             for wait in current_waits.values()
             if _runtime_of(wait.turn) in (self, None)
         ]
+
+    # -- other nodes --
+
+    @property
+    def node(self) -> Node:
+        """This process as other nodes see it.
+
+        Raises:
+            NoRuntimeError: the runtime is not open.
+        """
+        if not self.is_open:
+            raise NoRuntimeError("Talking to other nodes")
+        if self._node is None:
+            from .node.node import Node
+
+            self._node = Node(self)
+            self._node.begin()
+        return self._node
+
+    @property
+    def url(self) -> str | None:
+        """Where other nodes reach this one, with the real port; None without ``listen``."""
+        return self._node.url if self._node is not None else None
+
+    def agent(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        name: str | None = None,
+        timeout_s: float | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> RemoteAgent:
+        """Return the agent at ``url``, to be called like a local one; it connects when first used.
+
+        Args:
+            url: ``"ws://host:port/key"``, ``"wss://..."`` or ``"mem://name/key"``.
+            token: shown to that node; the runtime's own when not given.
+            name: what the agent is called here, in errors and hubs; its key when not given.
+            timeout_s: seconds an ask may take; None: as long as ``ask_timeout_s`` says.
+            ssl: how the node's certificate is checked, and ours shown; only for ``wss``.
+
+        Raises:
+            ConfigError: the URL is none of an agent.
+        """
+        return self.node.agent(url, token=token, name=name, timeout_s=timeout_s, ssl=ssl)
+
+    async def spawn(
+        self,
+        url: str,
+        kind: str,
+        config: dict[str, Any],
+        *,
+        key: str | None = None,
+        token: str | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> RemoteAgent:
+        """Create an agent on the node at ``url``, of a class that is allowed there.
+
+        Args:
+            url: ``"ws://host:port"``.
+            kind: the name of the class.
+            config: the arguments of its constructor, as JSON values.
+            key: where it is exported; random when not given.
+            token: shown to that node; the runtime's own when not given.
+            ssl: as for ``agent``.
+
+        Raises:
+            ForbiddenError: we may not create agents of that class there.
+            ConfigError: the arguments do not fit, or the key is taken.
+            NodeDown: the node cannot be reached, or was lost.
+        """
+        return await self.node.spawn(url, kind, config, key=key, token=token, ssl=ssl)
+
+    def keep_replies(self, kept_replies: int, kept_reply_s: float) -> None:
+        """Keep so many results of ``submit`` for other nodes, and so many seconds."""
+        assert self._node is not None
+        self._node.replies = type(self._node.replies)(kept_replies, kept_reply_s)
+
+    def distribute(self, agent: Any, options: dict[str, Any]) -> Any:
+        """Put an agent on another node; see ``AgentBase.to_dist``."""
+        from .node.node import Distribution
+
+        return self.node.distribute(agent, Distribution(**options))
+
+    def settings_for_children(self) -> dict[str, Any]:
+        """Return, as JSON values, what a child process needs to work for the same run."""
+        from ._init import process_settings
+
+        saves = self._own_services.is_saved
+        return {
+            "settings": process_settings() if _context.process_services is not None else None,
+            "runtime": {
+                "model_configs": self.models.configs(),
+                "project": self.run.project,
+                "name": self.run.name,
+                "run_id": self.run.run_id,
+                "save_dir": str(self.run.save_dir) if saves else None,
+                "save_api_invoke": self._save_api_invoke,
+                "ask_timeout_s": self.ask_timeout_s,
+                "grace": self.grace,
+                "chat": self._chat is not None and self._chat.is_on_terminal,
+            },
+        }
+
+    def export(self, key: str, agent: Any) -> None:
+        """Let other nodes use an agent, under this key.
+
+        Raises:
+            ConfigError: the key is taken, or none.
+        """
+        self.node.exports.add(key, agent)
+
+    def withdraw(self, key: str) -> None:
+        """Let other nodes use the agent of this key no longer; who watches it is told.
+
+        Raises:
+            AgentNotFound: there is none.
+        """
+        self.node.exports.remove(key)
+
+    async def ps(
+        self, url: str, *, token: str | None = None, ssl: tls.SSLContext | None = None
+    ) -> NodeReport:
+        """Return which agents the node at ``url`` has, how they fare, and who waits for whom.
+
+        Raises:
+            NodeDown: the node cannot be reached, or was lost.
+        """
+        return await self.node.ask_report(url, token=token, ssl=ssl)
 
     # -- what model calls are reported to --
 
@@ -369,19 +596,31 @@ class Runtime:
         if not mailbox.has_letters:
             self._mailboxes.discard(mailbox)
 
-    def report_failure(self, agent: str, msg: Any, error: BaseException, attempt: int) -> bool:
+    def report_failure(
+        self, agent: Any, msg: Any, error: BaseException, attempt: int, *, is_heard_only: bool = False
+    ) -> bool:
         """Log a failed post; True: try again. Interrupted, or failed the last time, it is a dead letter."""
         is_last = attempt >= self._post_attempts or isinstance(error, InterruptedTurnError)
-        get_logger().error("post_failed", agent=agent, attempt=attempt, is_last=is_last, error=brief(error))
+        name = agent if isinstance(agent, str) else agent.name
+        get_logger().error("post_failed", agent=name, attempt=attempt, is_last=is_last, error=brief(error))
         if is_last:
-            self.bury(agent, msg, "failed", error)
+            self.bury(agent, msg, "failed", error, is_heard_only=is_heard_only)
         return not is_last
 
-    def bury(self, agent: str, msg: Any, reason: str, error: BaseException | None = None) -> None:
-        """Keep a dead letter and tell ``on_error``."""
-        letter = DeadLetter(agent, msg, reason, error)
+    def bury(
+        self,
+        agent: Any,
+        msg: Any,
+        reason: str,
+        error: BaseException | None = None,
+        *,
+        is_heard_only: bool = False,
+    ) -> None:
+        """Keep a dead letter, for an agent or the name of one that is not known, and tell ``on_error``."""
+        name, target = (agent, None) if isinstance(agent, str) else (agent.name, agent)
+        letter = DeadLetter(name, msg, reason, error, target=target, is_heard_only=is_heard_only)
         self.dead_letters.append(letter)
-        self.emit(LetterBuried(agent, reason))
+        self.emit(LetterBuried(name, reason))
         if self._on_error is not None:
             self._tell(letter)
 

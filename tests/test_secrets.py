@@ -378,7 +378,11 @@ async def by_agents(found: Findings, runtime: Runtime, made: dict[str, Any]) -> 
         both = FallbackModel([made[name], made["openai 500"]])
         for model in (made[name], both):
             agent = DialogAgent(name, "Be brief.", model)
-            found.note(f"agent {name}", f"{agent!r} {agent.export_config()}")
+            found.note(f"agent {name}", f"{agent!r}")
+            try:
+                found.note(f"settings of {name}", agent.export_config())
+            except ConfigError as error:  # no settings hold a key that was given by argument
+                found.note_error(f"settings of {name}", error)
             await agent.post("Hello!")
             await runtime.drain()
     for letter in runtime.dead_letters:

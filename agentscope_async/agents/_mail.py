@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Circle",
+    "Member",
     "announce",
     "deliver",
     "incoming",
@@ -29,6 +30,15 @@ __all__ = [
     "submission",
     "tell",
 ]
+
+
+class Member:
+    """Whoever can be in a hub or an audience: an agent, here or elsewhere."""
+
+    __slots__ = ()
+
+    name: str
+    _circles: tuple[Circle, ...]
 
 
 class Circle:
@@ -177,14 +187,16 @@ class _AgentErrand:
 
     __slots__ = ()
 
+    is_heard_only = False
+
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         """Run one reply."""
         agent: Any = letter.agent
         return agent._take_turn(None, letter.msg, None, None, letter)  # type: ignore[no-any-return]
 
 
-class _ChargedErrand(_AgentErrand):
-    """Charge the reply to the budgets of the block the letter was sent in.
+class _CarryingErrand(_AgentErrand):
+    """Charge the reply to the budgets, and log it under the trace, that the letter was sent in.
 
     A task handles letters of many senders, so its own context tells nothing of theirs.
     """
@@ -192,14 +204,16 @@ class _ChargedErrand(_AgentErrand):
     __slots__ = ()
 
     _budgets: tuple[Any, ...]
+    _trace: str | None
 
     async def run(self, letter: Letter) -> Any:
         """Run one reply."""
-        token = _context.charged.set(self._budgets)
+        budgets, trace = _context.charged.set(self._budgets), _context.trace_id.set(self._trace)
         try:
             return await super().run(letter)
         finally:
-            _context.charged.reset(token)
+            _context.charged.reset(budgets)
+            _context.trace_id.reset(trace)
 
 
 class _Post(_AgentErrand):
@@ -211,17 +225,28 @@ class _Post(_AgentErrand):
 
     def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
         assert letter.runtime is not None
-        return letter.runtime.report_failure(letter.agent.name, letter.msg, error, attempt)
+        is_heard_only = letter.errand is not None and letter.errand.is_heard_only
+        return letter.runtime.report_failure(
+            letter.agent, letter.msg, error, attempt, is_heard_only=is_heard_only
+        )
 
     def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
         bury(letter, reason, error)
 
 
-class _ChargedPost(_ChargedErrand, _Post):
-    __slots__ = ("_budgets",)
+class _CarryingPost(_CarryingErrand, _Post):
+    __slots__ = ("_budgets", "_trace")
 
-    def __init__(self, budgets: tuple[Any, ...]) -> None:
+    def __init__(self, budgets: tuple[Any, ...], trace: str | None) -> None:
         self._budgets = budgets
+        self._trace = trace
+
+    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
+        trace = _context.trace_id.set(self._trace)
+        try:
+            return super().fail(letter, error, attempt)
+        finally:
+            _context.trace_id.reset(trace)
 
 
 class Submission(_AgentErrand):
@@ -252,30 +277,36 @@ class Submission(_AgentErrand):
         self.reply.resolve(error)
 
 
-class _ChargedSubmission(_ChargedErrand, Submission):
-    __slots__ = ("_budgets",)
+class _CarryingSubmission(_CarryingErrand, Submission):
+    __slots__ = ("_budgets", "_trace")
 
-    def __init__(self, kwargs: dict[str, Any], budgets: tuple[Any, ...]) -> None:
+    def __init__(self, kwargs: dict[str, Any], budgets: tuple[Any, ...], trace: str | None) -> None:
         super().__init__(kwargs)
         self._budgets = budgets
+        self._trace = trace
 
 
 def post_errand() -> _Post:
     """Return what a letter posted here asks for."""
-    budgets = _context.charged.get()
-    return _ChargedPost(budgets) if budgets else POST
+    budgets, trace = _context.charged.get(), _context.trace_id.get()
+    return _CarryingPost(budgets, trace) if budgets or trace is not None else POST
 
 
 def submission(kwargs: dict[str, Any]) -> Submission:
     """Return what a letter submitted here asks for."""
-    budgets = _context.charged.get() if _context.is_charging else ()
-    return _ChargedSubmission(kwargs, budgets) if budgets else Submission(kwargs)
+    if _context.letters_carry:
+        budgets, trace = _context.charged.get(), _context.trace_id.get()
+        if budgets or trace is not None:
+            return _CarryingSubmission(kwargs, budgets, trace)
+    return Submission(kwargs)
 
 
 class _Observation:
     """An agent with an ``observe`` of its own hears something in a hub."""
 
     __slots__ = ()
+
+    is_heard_only = True
 
     def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
         agent: Any = letter.agent

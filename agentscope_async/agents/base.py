@@ -9,6 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 from .. import _context
@@ -36,13 +37,16 @@ from ..mailbox import (
     check_options,
     hand_on,
     hand_on_inline,
+    when_stopped,
 )
 from ..memory import TemporaryMemory
 from ..message import Msg, Speech
 from ..models.config import find_model
+from ._config import set_attributes, settings_of
 from ._mail import (
     POST,
     Circle,
+    Member,
     announce,
     incoming,
     pass_on,
@@ -58,6 +62,8 @@ if TYPE_CHECKING:
 
     from ..memory import MemoryBase
     from ..models.base import ModelWrapperBase
+    from ..node.remote import RemoteAgent
+    from ..watching import Watch
 
 __all__ = ["AgentBase", "AgentLike", "Operator"]
 
@@ -79,6 +85,10 @@ class _Unmade:
 _UNMADE: Any = _Unmade
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
+_SETTINGS = {
+    "class", "name", "sys_prompt", "use_memory", "capacity", "overflow", "model", "model_config_name",
+}  # fmt: skip
+"""Those of every agent."""
 _current_task = asyncio.current_task
 _get_turn = current_turn.get
 _set_turn = current_turn.set
@@ -102,7 +112,7 @@ class _Streak:
 _streak = _Streak()
 
 
-class AgentBase:
+class AgentBase(Member):
     """An actor: private state, a mailbox, one message at a time.
 
     Subclasses write ``async def reply(self, x)``, and change their own state in it as
@@ -125,7 +135,7 @@ class AgentBase:
         self,
         name: str,
         sys_prompt: str | None = None,
-        model: ModelWrapperBase | str | None = None,
+        model: ModelWrapperBase | dict[str, Any] | str | None = None,
         *,
         model_config_name: str | None = None,
         use_memory: bool = True,
@@ -138,7 +148,7 @@ class AgentBase:
         Args:
             name: free text of 1 to 200 characters without control characters; need not be unique.
             sys_prompt: what the agent is told to be.
-            model: a wrapper, the name of a configuration, or ``"provider:model"``.
+            model: a wrapper, a configuration of one or its name, or ``"provider:model"``.
             model_config_name: AgentScope v0.0.2's keyword for ``model``.
             use_memory: False: the agent has no memory, ``agent.memory`` is None.
             memory: the memory to use; a TemporaryMemory when not given.
@@ -249,7 +259,7 @@ class AgentBase:
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self.mailbox
-        errand = post_errand() if _context.is_charging else POST
+        errand = post_errand() if _context.letters_carry else POST
         letter = Mail(self, x if type(x) is Msg else incoming(x), errand, runtime)
         letters = mailbox._letters
         if letters is not None and letters[-1].runtime is runtime and len(letters) < mailbox.capacity:
@@ -272,7 +282,7 @@ class AgentBase:
         """
         mailbox = self.mailbox
         x = incoming(x)
-        if mailbox._turn is None and type(x) is not Reply:
+        if mailbox._turn is None and not isinstance(x, Reply):
             self._remember(x)
             mailbox.handled += 1
         elif self._has_turn():
@@ -362,32 +372,26 @@ class AgentBase:
         self.memory.load(memory)
 
     def export_config(self) -> dict[str, Any]:
-        """Return the settings of AgentBase as JSON values, for :meth:`load_from_config`.
+        """Return the arguments that make another agent like this one, as JSON values, and its ``"class"``.
 
-        A model given as an object without a name is left out, and so is what a subclass
-        adds to the arguments.
+        Every argument of the class is read from the attribute of the same name, also those it
+        passes on to AgentBase; one with a default that is not kept under its name is left out.
+        The model is a name or a configuration, never with a key. What the agent remembers is not
+        among these: see :meth:`state`.
+
+        Raises:
+            ConfigError: an argument is not kept under its name, or is no JSON value.
         """
-        capacity, overflow = self._options
-        config: dict[str, Any] = {
-            "class": type(self).__name__,
-            "name": self.name,
-            "sys_prompt": self.sys_prompt,
-            "use_memory": self._memory is not None,
-            "capacity": capacity,
-            "overflow": overflow,
-        }
-        model = getattr(self.model, "config_name", None)
-        return config if model is None else {**config, "model": model}
+        return settings_of(self)
 
     def load_from_config(self, config: dict[str, Any]) -> None:
         """Take over settings from :meth:`export_config`; what is missing stays as it is.
 
+        Arguments that a subclass adds are set as the attributes of these names.
+
         Raises:
-            ConfigError: the settings are another class's, or hold an unknown key.
+            ConfigError: the settings are another class's, or one cannot be set; nothing is changed then.
         """
-        unknown = set(config) - {"class", "name", "sys_prompt", "use_memory", "capacity", "overflow", "model"}
-        if unknown:
-            raise ConfigError(f"Unknown settings for an agent: {', '.join(sorted(unknown))}.")
         if config.get("class", type(self).__name__) != type(self).__name__:
             raise ConfigError(
                 f"These are the settings of a {config['class']}, this is a {type(self).__name__}."
@@ -395,7 +399,10 @@ class AgentBase:
         name = _checked_name(config.get("name", self.name))
         options = (config.get("capacity", self._options[0]), config.get("overflow", self._options[1]))
         check_options(*options)
-        model = _find_model(config["model"], None, self._runtime) if "model" in config else self.model
+        model = self.model
+        if "model" in config or "model_config_name" in config:
+            model = _find_model(config.get("model"), config.get("model_config_name"), self._runtime)
+        set_attributes(self, {key: value for key, value in config.items() if key not in _SETTINGS})
         self.name, self._options, self.model = name, options, model
         self.sys_prompt = config.get("sys_prompt", self.sys_prompt)
         if self._mailbox is not None:
@@ -403,6 +410,51 @@ class AgentBase:
         has_memory = self._memory is not None
         if config.get("use_memory", has_memory) != has_memory:
             self._memory = None if has_memory else _UNMADE
+
+    def to_dist(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        max_pool_size: int = 8192,
+        max_timeout_seconds: float = 1800,
+        launch_server: bool | None = None,
+        local_mode: bool = True,
+        lazy_launch: bool = True,
+        token: str | None = None,
+        beside: Any = None,
+    ) -> RemoteAgent:
+        """Return the same agent, with its settings and memory, in a process of its own or on another node.
+
+        The process is started when the agent is first used, is started again when it ends unasked
+        (the agent then has the memory it began with), and ends with the runtime, however that ends.
+        This agent itself stays as it is.
+
+        Args:
+            host: where a node runs on which the agent is to be made; it must allow the class. None:
+                a child process.
+            port: of that node; or where the child listens, None: any port that is free.
+            max_pool_size: so many results of ``submit`` are kept over there until they are fetched.
+            max_timeout_seconds: how long they are kept.
+            launch_server: True with a host: start a child that listens there. False: use the node there.
+            local_mode: False: the child listens on every interface of this machine, not on loopback only.
+            lazy_launch: False: start the process now.
+            token: shown to the node at ``host``; the runtime's own when not given.
+            beside: an agent that to_dist() gave: use the same child process.
+
+        Raises:
+            NoRuntimeError: there is no open runtime to own the process.
+            ConfigError: another process cannot make this agent, or the options do not go together.
+        """
+        is_launched = host is None if launch_server is None else launch_server
+        if not is_launched and port is None:
+            raise ConfigError("to_dist() to a node that runs already needs its port.")
+        options = {
+            "host": host, "port": port or 0, "is_launched": is_launched, "is_local": local_mode,
+            "is_lazy": lazy_launch, "kept_replies": max_pool_size, "kept_reply_s": max_timeout_seconds,
+            "token": token, "beside": beside,
+        }  # fmt: skip
+        return self._need_runtime("to_dist").distribute(self, options)  # type: ignore[no-any-return]
 
     async def state(self) -> dict[str, Any]:
         """Return what the agent remembers as JSON values; waits for a turn, so it is never half a turn's.
@@ -453,7 +505,7 @@ class AgentBase:
             TypeError: one of them is not an agent.
         """
         for each in audience:
-            if not isinstance(each, AgentBase):
+            if not isinstance(each, Member):
                 raise TypeError(f"An audience is made of agents, not {type(each).__name__}")
         self.clear_audience()
         self._circles = (*self._circles, _Audience(each for each in audience if each is not self))
@@ -475,6 +527,10 @@ class AgentBase:
                     stacklevel=2,
                 )
         self.reset_audience(members)
+
+    def _watch(self, watch: Watch) -> None:
+        """Have a watch fire once this agent is stopped; see ``rt.watch``."""
+        watch.on_end(when_stopped(self.mailbox, functools.partial(watch.fire, "stopped")))
 
     def __getstate__(self) -> Any:
         """Copy and pickle what the agent is, not where it is: no mailbox, runtime or hub."""
@@ -533,7 +589,7 @@ class AgentBase:
                 mark = memory.mark()
             if _context.attentive:
                 began_at = self._report_start()
-            if type(x) is Reply:
+            if x is not None and type(x) is not Msg and isinstance(x, Reply):
                 x = await x
             if act is not None:
                 result = await act(x)
@@ -614,13 +670,21 @@ class AgentBase:
         asking = self._take_turn(None, x, kwargs, listener)
         if limit_s is None:
             return cast("Msg", await asking)
+        own = due = asyncio.get_running_loop().time() + limit_s
+        inherited, turn = _context.deadline.get(), _get_turn()
+        if inherited is not None and (turn is None or turn.task is not None):
+            due = min(own, inherited)  # else it was for a turn that has ended, and this goes on without it
+        token = _context.deadline.set(due)
         try:
-            async with asyncio.timeout(limit_s) as limit:
+            async with asyncio.timeout_at(own) as limit:
                 return cast("Msg", await asking)
         except TimeoutError:
             if limit.expired():
                 raise AskTimeoutError(self.name, limit_s) from None
             raise
+        finally:
+            with suppress(ValueError):  # thrown away by the garbage collector, in whatever context
+                _context.deadline.reset(token)
 
     def _listener(self) -> Any:
         turn = current_turn.get()

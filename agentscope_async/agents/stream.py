@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from .._tasks import cancel_all
 from ..message import Msg, Speech
@@ -11,15 +11,22 @@ from ..message import Msg, Speech
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .base import AgentBase
-
 __all__ = ["AgentStream"]
+
+
+class Heard(Protocol):
+    """An agent, here or elsewhere."""
+
+    name: str
+
+    async def _watched(self, x: Any, kwargs: dict[str, Any], listener: Any) -> Msg:
+        """Ask, and let ``listener`` hear what is spoken meanwhile."""
 
 
 class AgentStream:
     """One turn being listened to: see ``agent.stream``."""
 
-    def __init__(self, agent: AgentBase, x: Any, kwargs: dict[str, Any]) -> None:
+    def __init__(self, agent: Heard, x: Any, kwargs: dict[str, Any]) -> None:
         self._agent = agent
         self._x = x
         self._kwargs = kwargs

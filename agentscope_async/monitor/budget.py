@@ -242,7 +242,7 @@ class Budget:
         await self._ledger.aclose()
 
     def __enter__(self) -> Self:
-        _context.is_charging = True
+        _context.letters_carry = True
         _context.charged.set((*_context.charged.get(), self))
         return self
 

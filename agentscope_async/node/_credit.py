@@ -45,12 +45,13 @@ class Outflow:
 class Inflow:
     """What was received for a target, what it has consumed, and what its senders may send."""
 
-    __slots__ = ("used", "consumed", "upto")
+    __slots__ = ("used", "consumed", "upto", "_credit", "_worth")
 
-    def __init__(self, upto: int) -> None:
+    def __init__(self, credit: int) -> None:
         self.used = 0
         self.consumed = 0
-        self.upto = upto
+        self.upto = self._credit = credit
+        self._worth = (credit + 3) // 4
 
     def charge(self, target: str) -> None:
         """Count a frame; raise Violation if it was one too many."""
@@ -58,11 +59,14 @@ class Inflow:
         if self.used > self.upto:
             raise Violation(CloseCode.FLOW, f"{target!r} was sent more than its {self.upto:,} frames.")
 
-    def consume(self, count: int, credit: int) -> bool:
+    def consume(self, count: int) -> bool:
         """Note that frames were taken; return whether that is worth telling the senders."""
-        self.consumed = min(self.consumed + count, self.used)
-        upto = self.consumed + credit
-        if upto - self.upto < (credit + 3) // 4:
+        consumed = self.consumed + count
+        if consumed > self.used:
+            consumed = self.used
+        self.consumed = consumed
+        upto = consumed + self._credit
+        if upto - self.upto < self._worth:
             return False
         self.upto = upto
         return True

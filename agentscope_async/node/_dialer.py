@@ -15,9 +15,9 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ConnectFailed
 from ._ws import QUIET, ClientWire, WebSocket
-from .connection import SUBPROTOCOL, ConnectFailed, Limits, addresses_of, shown
+from .connection import SUBPROTOCOL, Limits, addresses_of, shown
 
 if TYPE_CHECKING:
     from websockets.http11 import Request
@@ -32,6 +32,7 @@ class DialedWebSocket(WebSocket):
         super().__init__(wire, limits)
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self._client_wire = wire
+        self._seam = b""  # the last bytes of the answer so far
         self._request = request
         self._url = url
 
@@ -50,7 +51,10 @@ class DialedWebSocket(WebSocket):
 
     def _shake(self, data: bytes) -> None:
         wire = self._client_wire
-        wire.receive_data(data)
+        end = self._end_of_answer(data)
+        wire.receive_data(data[:end])
+        if wire.state is not State.OPEN and end < len(data):
+            wire.receive_data(data[end:])  # a refusal may have a body
         if wire.handshake_exc is None and wire.state is State.CONNECTING:
             return  # the answer is not complete yet
         failure = self._find_failure(wire)
@@ -61,13 +65,19 @@ class DialedWebSocket(WebSocket):
                 self.opened.set_exception(failure)
             return
         self._set_open()
-        wire.events.pop(0)  # the answer
-        self._take_frames()
-        self._flush()
-        if wire.state is not State.OPEN:
-            self._await_the_end()
+        wire.events.clear()  # of the answer
+        self._buffer[: len(data) - end] = data[end:]
+        self.buffer_updated(len(data) - end)
         if not self.opened.done():
             self.opened.set_result(None)
+
+    def _end_of_answer(self, data: bytes) -> int:
+        """Return where the answer ends in ``data``; what follows are frames already."""
+        seen = self._seam + data
+        at = seen.find(HEAD_END)
+        end = len(data) if at < 0 else at + len(HEAD_END) - len(self._seam)
+        self._seam = seen[1 - len(HEAD_END) :]
+        return end
 
     def _find_failure(self, wire: ClientWire) -> ConnectFailed | None:
         error = wire.handshake_exc
@@ -81,6 +91,8 @@ class DialedWebSocket(WebSocket):
             return ConnectFailed(self._url, "not_a_node", f"what answers there does not speak {SUBPROTOCOL}")
         return None
 
+
+HEAD_END = b"\r\n\r\n"
 
 REFUSALS = {
     401: ("unauthorized", "it does not accept this token (HTTP status 401)"),
@@ -112,12 +124,13 @@ async def dial(
     try:
         await reach(connection, uri, ssl, limits)
         await connection.opened
-    except OSError as error:
-        raise explained(error, shown(url)) from error
-    finally:
-        if not connection.opened.done() or connection.opened.cancelled() or connection.opened.exception():
-            connection.opened.cancel()
-            connection._abort("given up")
+    except BaseException as error:  # perhaps cancelled just as it was opened
+        if not connection.opened.cancel() and not connection.opened.cancelled():
+            connection.opened.exception()  # told by what is raised here
+        connection._abort("given up")
+        if isinstance(error, OSError):
+            raise explained(error, shown(url)) from error
+        raise
     return connection
 
 

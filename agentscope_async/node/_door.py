@@ -17,9 +17,10 @@ from typing import Any
 
 from .._redact import remember_secret
 from ..errors import ConfigError
+from ._grammar import is_name
 from .connection import check_token
 
-__all__ = ["Applicant", "Authenticate", "Door", "Refusal", "authenticator"]
+__all__ = ["Applicant", "Authenticate", "Door", "Refusal", "authenticator", "certified_name"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Applicant:
 
 Authenticate = Callable[[Applicant], str | None]
 """Returns the name that the applicant has proven, ``""`` to let it in without one, or None to refuse it."""
+
+
+def certified_name(applicant: Applicant) -> str | None:
+    """Return the common name in the certificate of a dialer: that is to be the name of its node."""
+    subject = (applicant.certificate or {}).get("subject", ())
+    names = [value for part in subject for key, value in part if key == "commonName"]
+    return names[0] if len(names) == 1 and is_name(names[0]) else None
 
 
 def authenticator(

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any, TypeGuard
 
-from .frames import MAX_HOPS, FrameError
+from .frames import MAX_HOPS, NODE, FrameError
 
 __all__ = [
     "bad", "bad_target", "brief", "checked_chain", "is_incarnation", "is_name", "is_path", "is_secret",
@@ -25,7 +25,7 @@ def _matches_name(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _matches_target(text: str) -> bool:
-    return text[0] != "_" and _matches_name(text)
+    return (text[0] != "_" or text == NODE) and _matches_name(text)
 
 
 @lru_cache(maxsize=4096)
@@ -39,7 +39,7 @@ def is_name(value: Any) -> TypeGuard[str]:
 
 
 def is_target(value: Any) -> TypeGuard[str]:
-    """Whether it names an agent that may be addressed: names with a leading ``_`` are the node's own."""
+    """Whether it can be addressed: an agent, or the node itself; other names with ``_`` first are its own."""
     return type(value) is str and 0 < len(value) <= 64 and _matches_target(value)
 
 

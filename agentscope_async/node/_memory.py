@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ConnectFailed
 from ._door import Applicant, Authenticate, authenticator
 from .connection import (
     ABNORMAL,
-    ConnectFailed,
     Connection,
     Limits,
     OnClose,
@@ -65,6 +64,10 @@ class MemoryConnection:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'open' if self.is_open else 'closed'}>"
+
+    @property
+    def max_message_bytes(self) -> int:
+        return self._limits.max_message_bytes
 
     def start(self, on_message: OnMessage, on_close: OnClose, on_writable: OnWritable | None = None) -> None:
         if self._on_message is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from . import encoding
 from .events import CannotSend, Outcome
-from .frames import TTL_BYTES, Hello, Terms, Welcome
+from .frames import TAIL_BYTES, Hello, Terms, Welcome
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -21,6 +21,11 @@ FLUSH_AT = 16
 MESSAGE_BYTES = 128 * 1024
 
 
+_Sent: TypeAlias = tuple[int, bytes, float | None, str, int, Any]
+"""A frame that is not acknowledged: its number, the frame, when it expires, and for its Outcome
+the kind ("" where nobody asks what became of it), the id and the tag."""
+
+
 class Outbox:
     """Numbers frames and keeps them, over all links, until the other side has them.
 
@@ -30,47 +35,56 @@ class Outbox:
         link_n: the last number written on this link, or received over an earlier one.
         peer_rx: the last number acknowledged.
         size: bytes of the frames held.
-        is_wanted: somebody found no room.
+        queue: the frames to be written on this link, oldest first; changed here only.
     """
 
     __slots__ = (
-        "sent_n", "written_n", "link_n", "peer_rx", "size",
-        "_settings", "_peer", "_terms", "_queue", "_unacked", "_wanted",
+        "sent_n", "written_n", "link_n", "peer_rx", "size", "queue",
+        "_frames", "_bytes", "_peer", "_terms", "_largest", "_message_bytes", "_unacked", "_wanted",
     )  # fmt: skip
 
     def __init__(self, settings: Settings) -> None:
         self.sent_n = self.written_n = self.link_n = self.peer_rx = self.size = 0
-        self._settings = settings
+        self.queue: deque[_Sent] = deque()
+        self._frames, self._bytes = settings.outbox_frames, settings.outbox_bytes
         self._peer = ""
         self._terms: Terms | None = None
-        self._queue: deque[_Sent] = deque()  # to be written on this link
-        self._unacked: deque[_Sent] = deque()  # written on this link; all before those in _queue
+        self._largest = self._message_bytes = 0  # bytes of a frame as it is put in, and of a message
+        self._unacked: deque[_Sent] = deque()  # written on this link; all before those in the queue
         self._wanted: int | None = None  # bytes somebody found no room for
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._unacked)
+        return len(self.queue) + len(self._unacked)
 
     @property
-    def has_unwritten(self) -> bool:
-        """Whether frames wait to be written on this link."""
-        return bool(self._queue)
+    def is_lone(self) -> bool:
+        """Whether one frame waits to be written, and none for its acknowledgement."""
+        return not self._unacked and len(self.queue) == 1
 
     @property
     def is_wanted(self) -> bool:
+        """Whether somebody found no room."""
         return self._wanted is not None
 
     @property
     def is_flush_due(self) -> bool:
         """So many frames wait that they are worth a message of their own."""
-        return len(self._queue) >= FLUSH_AT
+        return len(self.queue) >= FLUSH_AT
 
-    def begin_link(self, greeting: Hello | Welcome, terms: Terms) -> None:
-        """Write everything the other side has not got again, in the same order."""
+    def begin_link(self, greeting: Hello | Welcome, terms: Terms) -> bool:
+        """Write everything the other side has not got again, in the same order.
+
+        Returns:
+            Whether there is the room somebody wanted.
+        """
         self._peer, self._terms = greeting.node, terms
-        self.acknowledge(greeting.rx)
-        self._unacked.extend(self._queue)
-        self._queue, self._unacked = self._unacked, deque()
+        self._largest = terms.max_frame - TAIL_BYTES
+        self._message_bytes = min(MESSAGE_BYTES, terms.max_frame)
+        self._unacked.extend(self.queue)
+        has_room = self.acknowledge(greeting.rx)
+        self.queue, self._unacked = self._unacked, deque()
         self.link_n = greeting.rx
+        return has_room
 
     def resume_check(self, rx: int) -> str | None:
         """Say why a link whose other side has received ``rx`` cannot go on from here."""
@@ -80,18 +94,20 @@ class Outbox:
             return f"{self.peer_rx} was acknowledged before, now {rx}."
         return None
 
-    def acknowledge(self, rx: int) -> None:
-        """Forget what the other side has."""
+    def acknowledge(self, rx: int) -> bool:
+        """Forget what the other side has; return whether that is the room somebody wanted."""
         self.peer_rx = rx
-        for held in (self._unacked, self._queue):
-            while held and held[0].n <= rx:
-                self.size -= len(held.popleft().line)
+        held, size = self._unacked, self.size
+        while held and held[0][0] <= rx:
+            size -= len(held.popleft()[1])
+        self.size = size
+        return self._wanted is not None and self._take_room(self._wanted)
 
     def clear(self) -> None:
         """Forget everything."""
         self._wanted = None
         self.size = 0
-        self._queue.clear()
+        self.queue.clear()
         self._unacked.clear()
 
     # -- what became of it --
@@ -99,9 +115,9 @@ class Outbox:
     def outcomes(self) -> list[Outcome]:
         """Return what became of the frames whose kind is known."""
         return [
-            Outcome(sent.kind, sent.n, sent.id, self.outcome(sent.n), sent.tag)
-            for sent in (*self._unacked, *self._queue)
-            if sent.kind
+            Outcome(kind, n, id, self.outcome(n), tag)
+            for n, _, _, kind, id, tag in (*self._unacked, *self.queue)
+            if kind
         ]
 
     def outcome(self, n: int) -> Literal["not_delivered", "unknown"]:
@@ -119,20 +135,18 @@ class Outbox:
             CannotSend: there is no room.
             FrameError: it is too large.
         """
-        terms = self._terms
-        assert terms is not None
         size = len(line)
-        if size + TTL_BYTES > terms.max_frame:
-            self._put_parts(line, kind, id, tag, expires_at, terms)
+        if size > self._largest:
+            self._put_parts(line, kind, id, tag, expires_at)
             return
-        settings = self._settings
-        held, count = self.size + size, self.sent_n - self.peer_rx + 1
-        if self._wanted is not None or count > settings.outbox_frames or held > settings.outbox_bytes:
+        n = self.sent_n + 1
+        held, count = self.size + size, n - self.peer_rx
+        if self._wanted is not None or count > self._frames or held > self._bytes:
             self._check_room(1, size)  # the room may do all the same, if the outbox is empty
-        self.sent_n += 1
+        self.sent_n = n
         self.size = held
-        self._queue.append(_Sent(self.sent_n, line, expires_at, kind, id, tag))
-        if held >= settings.outbox_bytes or count >= settings.outbox_frames:
+        self.queue.append((n, line, expires_at, kind, id, tag))
+        if held >= self._bytes or count >= self._frames:
             self._wanted = 0
 
     def put_control(self, fields: dict[str, Any]) -> None:
@@ -140,20 +154,20 @@ class Outbox:
         line = encoding.encode(fields)
         self.sent_n += 1
         self.size += len(line)
-        self._queue.append(_Sent(self.sent_n, line, None, "", 0, None))
+        self.queue.append((self.sent_n, line, None, "", 0, None))
 
-    def _put_parts(
-        self, line: bytes, kind: str, id: int, tag: Any, expires_at: float | None, terms: Terms
-    ) -> None:
+    def _put_parts(self, line: bytes, kind: str, id: int, tag: Any, expires_at: float | None) -> None:
         # The time to live is known when the last part is written; the others carry none.
-        lines = encoding.encode_parts(self.sent_n + 1, line, terms.max_frame, terms.max_body)
-        self._check_room(len(lines), sum(map(len, lines)))
-        for part in lines:
-            self.sent_n += 1
-            self.size += len(part)
-            self._queue.append(_Sent(self.sent_n, part, None, "", id, None))
-        last = self._queue[-1]
-        last.kind, last.tag, last.expires_at = kind, tag, expires_at
+        terms = self._terms
+        assert terms is not None
+        *others, last = encoding.encode_parts(self.sent_n + 1, line, terms.max_frame, terms.max_body)
+        size = sum(map(len, others)) + len(last)
+        self._check_room(len(others) + 1, size)
+        for n, part in enumerate(others, self.sent_n + 1):
+            self.queue.append((n, part, None, "", id, None))
+        self.sent_n += len(others) + 1
+        self.size += size
+        self.queue.append((self.sent_n, last, expires_at, kind, id, tag))
         if not self._fits(1, 0):
             self._wanted = 0
 
@@ -170,56 +184,59 @@ class Outbox:
         waiting = self.sent_n - self.peer_rx
         if waiting == 0:
             return True
-        return (
-            waiting + count <= self._settings.outbox_frames
-            and self.size + size <= self._settings.outbox_bytes
-        )
+        return waiting + count <= self._frames and self.size + size <= self._bytes
 
-    def take_room(self) -> bool:
-        """Whether somebody wanted room and there is some: a quarter, or each ack would wake a sender."""
-        if self._wanted is None:
-            return False
-        waiting, settings = self.sent_n - self.peer_rx, self._settings
-        if waiting == 0 or (
-            waiting <= settings.outbox_frames * 3 // 4 and self.size + self._wanted <= settings.outbox_bytes
-        ):
+    def _take_room(self, wanted: int) -> bool:
+        """Whether there is room for ``wanted`` bytes: a quarter, or each ack would wake a sender."""
+        waiting = self.sent_n - self.peer_rx
+        if waiting == 0 or (waiting <= self._frames * 3 // 4 and self.size + wanted <= self._bytes):
             self._wanted = None
             return True
         return False
 
     # -- writing --
 
-    def write(self, lines: list[bytes], now: float) -> None:
-        """Append what one message may hold besides the ``lines`` there are; it counts as written."""
-        assert self._terms is not None
-        queue, unacked = self._queue, self._unacked
-        room = min(MESSAGE_BYTES, self._terms.max_frame) - sum(map(len, lines)) - len(lines)
+    def write(self, lines: list[bytes], rx: int | None, now: float) -> bool:
+        """Append what one message may hold besides the ``lines`` there are; it counts as written.
+
+        Args:
+            lines: of the message so far.
+            rx: what to acknowledge by the way.
+            now: the time.
+
+        Returns:
+            Whether there was room for a frame; the first takes ``rx`` along.
+        """
+        queue, unacked = self.queue, self._unacked
+        if len(queue) == 1 and not lines:
+            n, line, expires_at, *_ = sent = queue.popleft()
+            left_s = None if expires_at is None else expires_at - now
+            lines.append(encoding.with_tail(line, left_s, rx))
+            unacked.append(sent)
+            self._count_written(n)
+            return True
+        room = self._message_bytes - sum(map(len, lines)) - len(lines)
         frames_left = FRAMES_PER_MESSAGE - len(lines)
+        n = 0
         while queue and frames_left > 0:
             sent = queue[0]
-            line = sent.line
-            room -= len(line) + TTL_BYTES
+            line, expires_at = sent[1], sent[2]
+            room -= len(line) + TAIL_BYTES
             if room < 0 and lines:
                 break
-            if sent.expires_at is not None:
-                line = encoding.with_ttl(line, max(0, round((sent.expires_at - now) * 1000)))
+            if expires_at is not None or rx is not None:
+                left_s = None if expires_at is None else expires_at - now
+                line = encoding.with_tail(line, left_s, rx)
+                rx = None
             lines.append(line)
             unacked.append(queue.popleft())
+            n = sent[0]
             frames_left -= 1
-        if unacked:
-            self.link_n = max(self.link_n, unacked[-1].n)
-            self.written_n = max(self.written_n, self.link_n)
+        if n:
+            self._count_written(n)
+        return n > 0
 
-
-class _Sent:
-    """A numbered frame that is not acknowledged. ``kind`` is "" where nobody asks what became of it."""
-
-    __slots__ = ("n", "line", "expires_at", "kind", "id", "tag")
-
-    def __init__(self, n: int, line: bytes, expires_at: float | None, kind: str, id: int, tag: Any) -> None:
-        self.n = n
-        self.line = line
-        self.expires_at = expires_at
-        self.kind = kind
-        self.id = id
-        self.tag = tag
+    def _count_written(self, n: int) -> None:
+        self.link_n = n
+        if n > self.written_n:
+            self.written_n = n

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .._redact import remember_secret
-from ..errors import AgentScopeError, ConfigError
+from ..errors import ConfigError, ConnectFailed
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ._listener import Listener
 
 __all__ = [
-    "ConnectFailed",
     "Connection",
     "Limits",
     "OnClose",
@@ -76,6 +75,10 @@ class Connection(Protocol):
     @property
     def address(self) -> str:
         """Where the other side is, for logs."""
+
+    @property
+    def max_message_bytes(self) -> int:
+        """What the limits allow the other side to send at once."""
 
     @property
     def is_open(self) -> bool:
@@ -133,25 +136,6 @@ class Limits:
     """How long a message that comes in fragments may take."""
     max_control_frames_per_s: int = 50
     """Pings and pongs; more close the connection with 4006."""
-
-
-class ConnectFailed(AgentScopeError, ConnectionError):
-    """A connection could not be opened.
-
-    Attributes:
-        url: where to; never holds credentials.
-        kind: ``"refused"`` (nobody listens there), ``"unreachable"``, ``"timeout"``,
-            ``"closed"`` (in the handshake), ``"tls"``, ``"unauthorized"``, ``"forbidden"``,
-            ``"rejected"`` (any other HTTP answer; redirects are not followed) or
-            ``"not_a_node"`` (something else answers there).
-        status: the HTTP status, or None if there was none.
-    """
-
-    def __init__(self, url: str, kind: str, problem: str, *, status: int | None = None) -> None:
-        self.url = url
-        self.kind = kind
-        self.status = status
-        super().__init__(f"Cannot connect to {url}: {problem}.")
 
 
 async def connect(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -24,7 +24,7 @@ from ._grammar import (
     is_secret,
     is_target,
 )
-from ._structure import check_shape, check_structure
+from ._structure import SHORT, check_shape, check_structure
 from .frames import (
     MAX_DEPTH,
     MAX_ELEMENTS,
@@ -34,6 +34,7 @@ from .frames import (
     MAX_TEXT,
     MAX_TRACEBACK,
     MIN_FRAME_BYTES,
+    NODE,
     REPLY,
     VERSION,
     Ack,
@@ -59,7 +60,7 @@ from .frames import (
     Welcome,
 )
 
-__all__ = ["check_fields", "checked_identity", "decode", "read_terms"]
+__all__ = ["check_fields", "checked_identity", "decode", "parse", "read", "read_terms", "refuse_rx"]
 
 
 def decode(line: bytes) -> Frame:
@@ -70,23 +71,44 @@ def decode(line: bytes) -> Frame:
     Raises:
         FrameError: it is none. Where at least its number could be read, the error has it.
     """
+    return read(parse(line), line)
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """Return the fields of a frame, not checked yet.
+
+    Raises:
+        FrameError: it is no JSON object, or one of too many values.
+    """
     if len(line) > MAX_ELEMENTS:
         check_structure(line)
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise FrameError("bad_json", f"A frame is not JSON: {error}.") from None
+    if type(fields) is not dict:
+        raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.")
+    return fields
+
+
+def read(fields: dict[str, Any], line: bytes) -> Frame:
+    """Return the frame of the fields that were parsed from ``line``; raises as :func:`decode`."""
     try:
-        read = _READERS[fields["t"]]
-    except (TypeError, KeyError, IndexError):
+        reader = _READERS[fields["t"]]
+    except (TypeError, KeyError):
         raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.") from None
     try:
-        if len(line) > MAX_ELEMENTS or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
-            check_shape(fields)
-        return read(fields)
+        if len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
+            check_shape(fields, line)
+        return reader(fields)
     except FrameError as error:
         _locate(error, fields)
         raise
+
+
+def refuse_rx(rx: Any) -> NoReturn:
+    """Raise FrameError for an acknowledgement that is none."""
+    raise bad("a", rx, "a number")
 
 
 def _read_tell(fields: dict[str, Any]) -> Tell:
@@ -314,6 +336,10 @@ def _locate(error: FrameError, fields: dict[str, Any]) -> None:
         error.number = n
     if type(id) is int and 0 < id <= MAX_INTEGER:
         error.id = id
+    if error.kind == "spn":
+        error.target = NODE
+    elif error.kind in ("tell", "ask") and is_target(fields.get("to")):
+        error.target = fields["to"]
 
 
 def check_fields(fields: dict[str, Any]) -> None:

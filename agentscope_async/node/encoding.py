@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ._grammar import bad, bad_target, checked_chain, is_name, is_target
-from ._structure import check_shape, check_structure
+from ._structure import SHORT, check_shape, check_structure
 from .decoding import check_fields, checked_identity, read_terms
 from .frames import (
     MAX_DEPTH,
@@ -19,7 +19,7 @@ from .frames import (
     MAX_TRACEBACK,
     PART_BYTES,
     REPLY,
-    TTL_BYTES,
+    TAIL_BYTES,
     VERSION,
     Failure,
     FrameError,
@@ -31,7 +31,7 @@ from .frames import (
 __all__ = [
     "check_outgoing", "check_settings", "check_target", "encode", "encode_ask", "encode_bye",
     "encode_failure", "encode_hello", "encode_parts", "encode_reply", "encode_tell", "encode_welcome",
-    "sendable", "with_ttl",
+    "sendable", "with_tail",
 ]  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def encode(fields: dict[str, Any]) -> bytes:
         raise FrameError("bad_payload", f"This cannot be sent: {error}.") from None
     if len(line) > MAX_ELEMENTS:
         check_structure(line)
-    if len(line) > MAX_ELEMENTS or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
-        check_shape(fields)
+    if len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
+        check_shape(fields, line)
     return line
 
 
@@ -71,8 +71,11 @@ def check_settings(node: str, inc: str, terms: Terms) -> None:
 
 def encode_tell(n: int, to: str, body: Any, *, sender: str | None = None, op: str = REPLY) -> bytes:
     """Return a tell. NaN in ``body`` would become null: what ``Msg.to_dict`` gives has none."""
+    check_target(to)
     fields = {"t": "tell", "n": n, "to": to, "body": body}
-    return encode(_addressed(fields, to, sender, op))
+    if sender is not None or op != REPLY:
+        _add_source(fields, sender, op)
+    return encode(fields)
 
 
 def encode_ask(
@@ -86,17 +89,19 @@ def encode_ask(
     op: str = REPLY,
     wants_parts: bool = False,
 ) -> bytes:
-    """Return an ask; its time to live is added by :func:`with_ttl` when it is written."""
+    """Return an ask; its time to live is added by :func:`with_tail` when it is written."""
+    check_target(to)
     fields: dict[str, Any] = {"t": "ask", "n": n, "id": id, "to": to, "body": body}
     if chain:
         fields["chain"] = checked_chain(list(chain))
     if wants_parts:
         fields["parts"] = True
-    return encode(_addressed(fields, to, sender, op))
+    if sender is not None or op != REPLY:
+        _add_source(fields, sender, op)
+    return encode(fields)
 
 
-def _addressed(fields: dict[str, Any], to: str, sender: str | None, op: str) -> dict[str, Any]:
-    check_target(to)
+def _add_source(fields: dict[str, Any], sender: str | None, op: str) -> None:
     if sender is not None:
         if not is_name(sender):
             raise bad("from", sender, "a name")
@@ -105,7 +110,6 @@ def _addressed(fields: dict[str, Any], to: str, sender: str | None, op: str) -> 
         if not is_name(op):
             raise bad("op", op, "a name")
         fields["op"] = op
-    return fields
 
 
 def encode_reply(n: int, id: int, body: Any, *, last: bool = True) -> bytes:
@@ -171,9 +175,22 @@ def _terms(terms: Terms) -> dict[str, int]:
     }
 
 
-def with_ttl(line: bytes, ttl_ms: int) -> bytes:
-    """Return the frame with its time to live, which is known only when the frame is written."""
-    return line[:-1] + b',"ttl":%d}' % ttl_ms
+def with_tail(line: bytes, left_s: float | None, rx: int | None) -> bytes:
+    """Return the frame with what is known only when it is written.
+
+    Args:
+        line: the frame.
+        left_s: how long its sender still waits.
+        rx: what is acknowledged by the way.
+    """
+    if left_s is not None:
+        ttl_ms = round(left_s * 1000) if left_s > 0 else 0
+        tail = b',"ttl":%d}' % ttl_ms if rx is None else b',"ttl":%d,"a":%d}' % (ttl_ms, rx)
+    elif rx is not None:
+        tail = b',"a":%d}' % rx
+    else:
+        return line
+    return line[:-1] + tail if len(line) <= SHORT else b"".join((memoryview(line)[:-1], tail))
 
 
 def encode_parts(first_n: int, line: bytes, max_frame: int, max_body: int) -> list[bytes]:
@@ -182,7 +199,7 @@ def encode_parts(first_n: int, line: bytes, max_frame: int, max_body: int) -> li
     Raises:
         FrameError: it has more than ``max_body`` bytes, or would need more than MAX_PARTS parts.
     """
-    step = (max_frame - PART_BYTES - TTL_BYTES) // 4 * 3
+    step = (max_frame - PART_BYTES - TAIL_BYTES) // 4 * 3
     limit = min(max_body, step * MAX_PARTS)
     if len(line) > limit:
         raise FrameError(

@@ -4,7 +4,8 @@ A websocket message is one or more frames, separated by newlines; compact JSON h
 ``decoding`` reads frames, ``encoding`` writes them; both hold them to the limits below.
 
 Numbered frames (``n`` counts from 1 in each direction of a session) are delivered exactly
-once and in order; the others are idempotent and may get lost with a link.
+once and in order; the others are idempotent and may get lost with a link. After the
+greeting any frame may acknowledge, by ``a``, what its sender has received: the last ``n``.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ MAX_TRACEBACK = 16_384
 MAX_HELLO_BYTES = 4096
 MIN_FRAME_BYTES = 16 * 1024
 """The least a receiver may allow: every frame without a body fits."""
-TTL_BYTES = 24
-"""What :func:`~agentscope_async.node.encoding.with_ttl` adds to a frame at most."""
+TAIL_BYTES = 48
+"""What :func:`~agentscope_async.node.encoding.with_tail` adds to a frame at most, and a newline."""
 PART_BYTES = 160
 """What a ``part`` frame has besides its data at most."""
 REPLY = "reply"
@@ -68,6 +69,7 @@ class FrameError(ValueError):
         number: the ``n`` of a numbered frame, where that much could be read; else None.
         kind: its ``t``.
         id: its ``id``, where that could be read.
+        target: what it was charged to, where that could be read; else "".
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -76,6 +78,7 @@ class FrameError(ValueError):
         self.number: int | None = None
         self.kind: str = ""
         self.id: int | None = None
+        self.target = ""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .connection import ConnectFailed, Limits, connect, shown
+from ..errors import ConnectFailed
+from ._lifecycle import REDIAL_HANDSHAKE_S
+from .connection import Limits, connect, shown
 from .events import CloseLink, Event, LinkUp, SessionLost
 from .frames import CloseCode
 from .session import Session
@@ -36,6 +38,9 @@ OnLost: TypeAlias = Callable[[SessionLost], None]
 
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
+NEVER = float("inf")
+OWN: frozenset[type] = frozenset({CloseLink, SessionLost, LinkUp})
+"""Events after which the link is not what it was."""
 HOPELESS = frozenset({"refused", "unauthorized", "forbidden"})
 """Ways to fail that say the node is gone, or does not want us; others may pass."""
 
@@ -57,11 +62,12 @@ class Link:
         self._on_event: OnEvent | None = None
         self._on_lost: OnLost | None = None
         self._on_over = on_over
-        self._open_connection: Callable[[], Coroutine[Any, Any, Connection]] | None = None  # dialer only
+        self._open_connection: Callable[..., Coroutine[Any, Any, Connection]] | None = None  # dialer only
         self._connection: Connection | None = None
         self._closing: set[Connection] = set()  # closed by us; the other side has not answered yet
         self._close_event: tuple[int, str] = (0, "")  # of the last connection
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
         self._writing_soon: asyncio.Handle | None = None
         self._is_handing_over = False
         self._greeted: asyncio.Future[bool] | None = None
@@ -98,13 +104,12 @@ class Link:
         link = cls(Session.dial(settings))
         fitting = replace(limits or Limits(), max_message_bytes=settings.max_frame)
         link._open_connection = partial(
-            connect, url, token=token, ssl=ssl, headers=headers, limits=fitting,
-            timeout_s=settings.handshake_s,
+            connect, url, token=token, ssl=ssl, headers=headers, limits=fitting
         )  # fmt: skip
         early: list[SessionLost] = []
         link.start(on_event, early.append)
         try:
-            is_welcome = await link._greet(await link._open_connection())
+            is_welcome = await link._greet(await link._open_connection(timeout_s=settings.handshake_s))
             if not is_welcome or early:
                 raise link._explained(shown(url))
         except BaseException:
@@ -140,7 +145,7 @@ class Link:
         if self._connection is None or self._is_handing_over:
             return  # it is written when there is a connection, or when all that arrived is handed over
         session = self.session
-        if session.is_flush_due or session.is_lone:
+        if session.is_worth_writing:
             self._write(self._loop.time())
         elif self._writing_soon is None:
             self._writing_soon = self._loop.call_soon(self._write_soon)
@@ -200,38 +205,75 @@ class Link:
     # Reading and writing.
 
     def _receive(self, data: bytes) -> None:
-        now = self._loop.time()
-        self._deliver(self.session.receive(data, now), now)
+        now, session = self._loop.time(), self.session
+        is_same = self._hand_over(session.receive(data, now))
+        connection = self._connection
+        if connection is None or not is_same:
+            self._go_on(now)
+            return
+        if not connection.is_congested:
+            message = session.poll(now)
+            if message is not None:
+                connection.send(message)
+                if session.has_more:
+                    self._write(now)
+        ack_due_at = session.ack_due_at
+        if ack_due_at is not None and ack_due_at < self._timer_at:
+            self._set_timer(now)  # all else that is due has only moved away
         if self._change is not None:
             self._tell_change()
 
     def _deliver(self, events: list[Event], now: float) -> None:
         """Hand over events, then write what they led to, and see when the session is to be called next."""
+        self._hand_over(events)
+        self._go_on(now)
+
+    def _hand_over(self, events: list[Event]) -> bool:
+        """Hand over events; return whether the state of the link is as it was."""
+        is_same, on_event = True, self._on_event
         self._is_handing_over = True
         for event in events:
-            if type(event) is CloseLink:
-                self._close_connection(event.code, event.text)
-            elif type(event) is SessionLost:
-                self._end(event)
-            else:
-                if type(event) is LinkUp:
-                    self._tell_greeted(True)
-                assert self._on_event is not None
-                self._call(self._on_event, event)
+            if type(event) in OWN:
+                is_same = False
+                if not self._take_own(event):
+                    continue
+            assert on_event is not None
+            try:
+                on_event(event)
+            except Exception as error:
+                self._report(error)
         self._is_handing_over = False
+        return is_same
+
+    def _take_own(self, event: Event) -> bool:
+        """Do what an event asks of the link; return whether the owner is told of it as well."""
+        match event:
+            case CloseLink():
+                self._close_connection(event.code, event.text)
+            case SessionLost():
+                self._end(event)
+            case LinkUp():
+                self._tell_greeted(True)
+                return True
+        return False
+
+    def _go_on(self, now: float) -> None:
         if self._connection is not None:
             self._write(now)
         else:
             self._redial_if_cut()
         self._set_timer(now)
+        if self._change is not None:
+            self._tell_change()
 
     def _call(self, callback: Callable[[Any], None], event: Event) -> None:
         try:
             callback(event)
         except Exception as error:
-            self._loop.call_exception_handler(
-                {"message": f"A callback of {self!r} failed", "exception": error}
-            )
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": f"A callback of {self!r} failed", "exception": error})
 
     def _write(self, now: float) -> None:
         connection, session = self._connection, self.session
@@ -271,20 +313,21 @@ class Link:
         if due <= now and self._connection is not None and self._connection.is_congested:
             due = now + self.session.settings.heartbeat_s  # there is no room for a heartbeat
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_at <= due:
                 return
             self._timer.cancel()
+        self._timer_at = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, NEVER
         now = self._loop.time()
         self._deliver(self.session.tick(now), now)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, NEVER
 
     # Opening and ending.
 
@@ -315,14 +358,16 @@ class Link:
 
     async def _dial_again(self) -> None:
         assert self._open_connection is not None
-        longest_s = FIRST_RETRY_S
+        longest_s, timeout_s = FIRST_RETRY_S, 0.0
         while True:
             # Full jitter: many nodes that lost the same one do not come back at the same time.
             # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
             await asyncio.sleep(random.uniform(0, longest_s))
             longest_s = min(2 * longest_s, LONGEST_RETRY_S)
+            # Whoever lost a packet answers the next try; whoever is far away needs a longer one.
+            timeout_s = min(timeout_s + REDIAL_HANDSHAKE_S, self.session.settings.handshake_s)
             try:
-                connection = await self._open_connection()
+                connection = await self._open_connection(timeout_s=timeout_s)
             except ConnectFailed as failure:
                 if failure.kind in HOPELESS:
                     self._deliver(self.session.lose(failure.kind), self._loop.time())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hmac import compare_digest
 from secrets import token_hex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from . import decoding
 from ._violation import Violation
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = ["Admission", "Reception"]
+
+
+Ended: TypeAlias = tuple[Session, list[Event]]
+"""A session that is over, with its last events."""
 
 
 class Admission(NamedTuple):
@@ -32,25 +36,35 @@ class Admission(NamedTuple):
 
     session: Session | None
     events: list[Event] = []  # noqa: RUF012  # never changed
-    ended: Iterable[tuple[Session, list[Event]]] = ()
+    ended: Iterable[Ended] = ()
     is_takeover: bool = False
     refusal: CloseLink | None = None
 
 
-class Reception:
-    """The accepting side's book of sessions: one for each node that dials, of its newest incarnation."""
+SESSIONS_PER_NODE = 64
+"""A node that dials by several URLs has a session for each."""
 
-    def __init__(self, settings: Settings, *, max_nodes: int = 1024) -> None:
-        """Answer hellos as ``settings`` say; remember at most ``max_nodes`` other nodes."""
+
+class Reception:
+    """The accepting side's book of sessions: those of the newest incarnation of each node that dials."""
+
+    def __init__(self, settings: Settings, *, max_nodes: int = 1024, reserved: Collection[str] = ()) -> None:
+        """Answer hellos as ``settings`` say; remember at most ``max_nodes`` other nodes.
+
+        ``reserved`` are names that nobody may take but who proves them.
+        """
         self.settings = settings
+        self._reserved = frozenset(reserved)
         self.max_nodes = max_nodes
-        self._sessions: OrderedDict[str, Session] = OrderedDict()  # by node, the last to dial at the end
+        self._nodes: OrderedDict[str, _Node] = (
+            OrderedDict()
+        )  # by name, the last to start a session at the end
         self._ended: OrderedDict[str, deque[str]] = OrderedDict()  # incarnations known to be over, by node
 
     @property
     def sessions(self) -> list[Session]:
         """All that are not over."""
-        return [session for session in self._sessions.values() if not session.is_over]
+        return [session for node in self._nodes.values() for session in node.living()]
 
     def admit(self, data: bytes, now: float, *, identity: str = "") -> Admission:
         """Read the first message of a link and find or make its session.
@@ -67,6 +81,7 @@ class Reception:
             return Admission(None, refusal=CloseLink(violation.code, str(violation)))
         if session is None:
             return self._start(hello, now)
+        self._nodes[hello.node].sessions.move_to_end(hello.sid)
         is_takeover = session.state is State.OPEN
         return Admission(session, session.take_link(hello, now, resumed=True), is_takeover=is_takeover)
 
@@ -84,6 +99,8 @@ class Reception:
             raise Violation(
                 CloseCode.IDENTITY, f"The token is that of node {identity!r}, not {hello.node!r}."
             )
+        if not identity and hello.node in self._reserved:
+            raise Violation(CloseCode.IDENTITY, f"Node {hello.node!r} has a token of its own.")
         return hello
 
     def _find(self, hello: Hello) -> Session | None:
@@ -92,12 +109,15 @@ class Reception:
         Raises:
             Violation: the dialer is an incarnation that is over, or claims what is not so.
         """
-        session = self._sessions.get(hello.node)
+        node = self._nodes.get(hello.node)
         if hello.inc in self._ended.get(hello.node, ()) or (
-            session is not None and _starts(hello.inc) < _starts(session.peer_inc)
+            node is not None and _starts(hello.inc) < _starts(node.inc)
         ):
             raise Violation(CloseCode.FENCED, f"Node {hello.node!r} was started again since.")
-        if session is None or session.is_over or session.sid != hello.sid or session.peer_inc != hello.inc:
+        if node is None or node.inc != hello.inc:
+            return None
+        session = node.sessions.get(hello.sid)
+        if session is None or session.is_over:
             return None
         if hello.key is None:
             # Its welcome got lost: then the dialer cannot have the key, and nothing has come from it.
@@ -118,36 +138,69 @@ class Reception:
             return Admission(
                 None, refusal=CloseLink(CloseCode.SEQUENCE, "A new session has received nothing.")
             )
-        ended = self._end(hello)
+        ended = self._make_way(hello)
         session = Session(self.settings, sid=hello.sid, key=token_hex(16), is_dialer=False)
-        self._sessions[hello.node] = session
+        self._nodes.setdefault(hello.node, _Node(hello.inc)).sessions[hello.sid] = session
+        self._nodes.move_to_end(hello.node)
         fresh = Hello(hello.node, hello.inc, hello.sid, None, 0, hello.terms)
         return Admission(session, session.take_link(fresh, now, resumed=False), ended)
 
-    def _end(self, hello: Hello) -> list[tuple[Session, list[Event]]]:
-        """End the node's last session, and the longest silent one of all when there are too many."""
-        ended: list[tuple[Session, list[Event]]] = []
-        old = self._sessions.pop(hello.node, None)
-        if old is not None and old.peer_inc != hello.inc:
-            self._remember_end(hello.node, old.peer_inc)
-        if old is not None and not old.is_over:
-            reason, code = "replaced", CloseCode.REPLACED
-            if old.peer_inc != hello.inc:
-                reason, code = "restarted", CloseCode.FENCED
-            ended.append((old, [CloseLink(code, "A newer session took its place."), *old.lose(reason)]))
-        while len(self._sessions) >= self.max_nodes:
-            node = next((node for node, one in self._sessions.items() if one.state is not State.OPEN), None)
-            if node is None:
-                node = next(iter(self._sessions))
-            other = self._sessions.pop(node)
-            ended.append((other, [CloseLink(CloseCode.FLOW, "Too many nodes."), *other.lose("flow")]))
+    def _make_way(self, hello: Hello) -> list[Ended]:
+        """End what a new session takes the place of: older incarnations, and what is too many."""
+        ended: list[Ended] = []
+        node = self._nodes.get(hello.node)
+        if node is not None and node.inc != hello.inc:
+            del self._nodes[hello.node]
+            self._remember_end(hello.node, node.inc)
+            ended += _end(node.living(), "restarted", CloseCode.FENCED, "A newer session took its place.")
+        elif node is not None:
+            ended += self._make_way_within(node, hello.sid)
+        if hello.node not in self._nodes:
+            while len(self._nodes) >= self.max_nodes:
+                other = self._nodes.pop(self._least_missed())
+                ended += _end(other.living(), "flow", CloseCode.FLOW, "Too many nodes.")
         return ended
+
+    def _make_way_within(self, node: _Node, sid: str) -> list[Ended]:
+        old = [node.sessions.pop(sid)] if sid in node.sessions else []
+        ended = _end(
+            [session for session in old if not session.is_over],
+            "replaced", CloseCode.REPLACED, "A newer session took its place.",
+        )  # fmt: skip
+        living = node.living()
+        node.sessions = OrderedDict((session.sid, session) for session in living)
+        if len(living) >= SESSIONS_PER_NODE:
+            del node.sessions[living[0].sid]
+            ended += _end(living[:1], "flow", CloseCode.FLOW, "Too many sessions of one node.")
+        return ended
+
+    def _least_missed(self) -> str:
+        """Return the node to forget: one that is not linked, or has been here longest."""
+        for name, node in self._nodes.items():
+            if all(session.state is not State.OPEN for session in node.sessions.values()):
+                return name
+        return next(iter(self._nodes))
 
     def _remember_end(self, node: str, inc: str) -> None:
         self._ended.setdefault(node, deque(maxlen=16)).append(inc)
         self._ended.move_to_end(node)
         while len(self._ended) > self.max_nodes:
             self._ended.popitem(last=False)
+
+
+class _Node:
+    """A node that dialed: its incarnation and its sessions by sid, the last to be linked at the end."""
+
+    def __init__(self, inc: str) -> None:
+        self.inc = inc
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+
+    def living(self) -> list[Session]:
+        return [session for session in self.sessions.values() if not session.is_over]
+
+
+def _end(sessions: Iterable[Session], reason: str, code: CloseCode, text: str) -> list[Ended]:
+    return [(session, [CloseLink(code, text), *session.lose(reason)]) for session in sessions]
 
 
 def _starts(inc: str) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..errors import ConfigError
+from .connection import Limits, listen
 from .frames import CloseCode
 from .link import Link
 from .reception import Admission, Reception
 
 if TYPE_CHECKING:
+    from ._listener import Listener
+    from ._memory import MemoryListener
     from .connection import Connection, OnMessage
     from .session import Session
     from .settings import Settings
@@ -28,14 +32,18 @@ class Switchboard:
 
     ``accept`` is what ``listen`` and ``listen_in_memory`` take as ``on_connection``. A node that comes
     back goes on with its session; one that was started again gets a new one, and the old is lost. The
-    listener's token, where it names a node, is the proof of the name. Its ``Limits.max_message_bytes``
-    must not be below the ``max_frame`` of the settings.
+    listener's token, where it names a node, is the proof of the name.
+
+    ``listen`` and ``listen_in_memory`` of a switchboard are those of ``connection`` and ``_memory`` with
+    limits that fit the settings.
     """
 
-    def __init__(self, settings: Settings, on_link: OnLink, *, max_nodes: int = 1024) -> None:
-        """Answer as ``settings`` say; remember at most ``max_nodes`` other nodes."""
+    def __init__(
+        self, settings: Settings, on_link: OnLink, *, max_nodes: int = 1024, reserved: Collection[str] = ()
+    ) -> None:
+        """Answer as ``settings`` say; see :class:`Reception` for the rest."""
         self._on_link = on_link
-        self._reception = Reception(settings, max_nodes=max_nodes)
+        self._reception = Reception(settings, max_nodes=max_nodes, reserved=reserved)
         self._links: dict[Session, Link] = {}
         self._accepted: set[_Arrival] = set()
         self._is_closed = False
@@ -45,8 +53,37 @@ class Switchboard:
         """Those whose session is not over, with a connection or without."""
         return list(self._links.values())
 
+    async def listen(self, host: str, port: int, *, limits: Limits | None = None, **terms: Any) -> Listener:
+        """Accept websockets until the listener is closed; ``terms`` are those of ``connection.listen``.
+
+        Raises:
+            ConfigError: as ``connection.listen``, or ``limits`` are below the frames of the settings.
+            OSError: the address cannot be listened at.
+        """
+        return await listen(host, port, on_connection=self.accept, limits=self._fitting(limits), **terms)
+
+    async def listen_in_memory(
+        self, name: str, *, limits: Limits | None = None, **terms: Any
+    ) -> MemoryListener:
+        """Accept connections at ``mem://name``; otherwise as :meth:`listen`."""
+        from ._memory import listen_in_memory
+
+        return await listen_in_memory(name, on_connection=self.accept, limits=self._fitting(limits), **terms)
+
+    def _fitting(self, limits: Limits | None) -> Limits:
+        max_frame = self._reception.settings.max_frame
+        if limits is None:
+            return Limits(max_message_bytes=max_frame)
+        _check_fit(limits.max_message_bytes, max_frame)
+        return limits
+
     def accept(self, connection: Connection) -> None:
-        """Wait for the hello on a new connection, for as long as the settings allow."""
+        """Wait for the hello on a new connection, for as long as the settings allow.
+
+        Raises:
+            ConfigError: the connection would refuse frames that the settings allow.
+        """
+        _check_fit(connection.max_message_bytes, self._reception.settings.max_frame)
         if self._is_closed:
             connection.start(lambda data: None, lambda code, reason: None)
             connection.close(GOING_AWAY, "This node takes no new links.")
@@ -93,6 +130,14 @@ class Switchboard:
 
     def _forget(self, link: Link) -> None:
         del self._links[link.session]
+
+
+def _check_fit(max_message_bytes: int, max_frame: int) -> None:
+    if max_message_bytes < max_frame:
+        raise ConfigError(
+            f"The listener takes messages of at most {max_message_bytes:,} bytes, and the settings promise "
+            f"max_frame={max_frame:,} to other nodes. Give Limits(max_message_bytes={max_frame})."
+        )
 
 
 class _Arrival:

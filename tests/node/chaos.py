@@ -24,7 +24,9 @@ class ChaosProxy:
 
     Attributes:
         port: where to connect.
+        target: the port that new links lead to; may be changed.
         accepted: how many links there were.
+        ended_at: when each link that is over ended, in seconds of the event loop's clock.
         delay_s: how long each piece is kept before it goes on, in order.
     """
 
@@ -33,7 +35,8 @@ class ChaosProxy:
     def __init__(self, port: int) -> None:
         self.delay_s = 0.0
         self.accepted = 0
-        self._target = port
+        self.ended_at: list[float] = []
+        self.target = port
         self._links: set[Link] = set()
         self._cut_after: dict[Direction, int] = {}
         self._gates = {direction: asyncio.Event() for direction in BOTH}
@@ -54,9 +57,13 @@ class ChaosProxy:
             self.reset()
             await asyncio.wait([link.task for link in self._links])
 
-    def cut_after(self, count: int, direction: Direction = "up") -> None:
-        """Close both sides of each link when ``count`` more bytes have gone through it in ``direction``."""
-        self._cut_after[direction] = count
+    def cut_after(self, count: int, direction: Direction = "up", *, once: bool = False) -> None:
+        """Close both sides of each link when ``count`` more bytes have gone through it in ``direction``.
+
+        With ``once`` this is so for links that are open now, not for later ones.
+        """
+        if not once:
+            self._cut_after[direction] = count
         for link in self._links:
             link.left[direction] = count
 
@@ -108,10 +115,11 @@ class ChaosProxy:
             pass  # nobody but this proxy cancels this task
         finally:
             self._links.discard(link)
+            self.ended_at.append(asyncio.get_running_loop().time())
             link.close()
 
     async def _join(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         link.writers.append(far_writer)
         try:
             async with asyncio.TaskGroup() as pumps:

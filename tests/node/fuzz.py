@@ -143,7 +143,7 @@ def message(draw: random.Random, n: int, wildness: float = 0.5) -> bytes:
         fields = dict(draw.choice(seeds(n + 1)[:kinds]))
         n += "n" in fields
         if draw.random() < wildness:
-            fields[draw.choice(list(fields))] = draw.choice(VALUES)
+            fields[draw.choice([*fields, "a"])] = draw.choice(VALUES)
         if draw.random() < wildness / 5:
             del fields[draw.choice(list(fields))]
         lines.append(orjson.dumps(fields))

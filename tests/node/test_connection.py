@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
+from node.certificates import client_context, server_context
 from node.leftovers import nothing_left_behind
+from websockets.utils import accept_key
 
-from agentscope_async.errors import ConfigError
+from agentscope_async.errors import ConfigError, ConnectFailed
 from agentscope_async.node._memory import listen_in_memory, memory_pair
 from agentscope_async.node.connection import (
-    ConnectFailed,
     Connection,
     Limits,
     connect,
@@ -29,7 +31,6 @@ from agentscope_async.node.connection import (
 
 TOKEN = "a-token-for-these-tests-only"
 KINDS = ["mem", "ws", "wss"]
-CERTIFICATES = trustme.CA()
 
 
 class Owner:
@@ -108,23 +109,6 @@ class Place:
         await self.listen(theirs)
         dialer = Owner(await self.dial(limits=ours)).start()
         return dialer, Owner(await self.accepted.get()).start()
-
-
-def server_context(*, wants_certificates: bool = False) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    CERTIFICATES.issue_cert("127.0.0.1").configure_cert(context)
-    if wants_certificates:
-        context.verify_mode = ssl.CERT_REQUIRED
-        CERTIFICATES.configure_trust(context)
-    return context
-
-
-def client_context(name: str | None = None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    CERTIFICATES.configure_trust(context)
-    if name is not None:
-        CERTIFICATES.issue_cert(common_name=name).configure_cert(context)
-    return context
 
 
 @pytest.fixture(params=KINDS)
@@ -540,6 +524,37 @@ async def test_an_answer_that_is_no_acceptance_is_typed(answer: bytes) -> None:
         with pytest.raises(ConnectFailed) as caught:
             await connect(f"ws://127.0.0.1:{port}", token=TOKEN)
     assert (caught.value.kind, caught.value.status) == ANSWERS[answer]
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [150], [-1], [-7], [-8], [-9], [-10, -3], [20, -12]])
+async def test_frames_may_follow_the_answer_at_once(cuts: list[int]) -> None:
+    frames = b"\x82\x05hello" + b"\x82\x01!"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = re.search(rb"Sec-WebSocket-Key: (\S+)", request)
+        assert key is not None
+        accepted = accept_key(key[1].decode()).encode()
+        data = (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Protocol: asa.1\r\nSec-WebSocket-Accept: " + accepted + b"\r\n\r\n" + frames
+        )
+        places = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
+        for start, end in itertools.pairwise(places):
+            writer.write(data[start:end])
+            for _ in range(3):  # turns of the loop, in which the piece is read
+                await asyncio.sleep(0)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        owner = Owner(await connect(f"ws://127.0.0.1:{port}", token=TOKEN)).start()
+        assert await owner.heard(2) == [b"hello", b"!"]
+        assert owner.connection._is_plain  # type: ignore[attr-defined]  # nothing went the slow way
+        owner.connection.close()
+        owner.connection._transport.abort()  # type: ignore[attr-defined]
+        await owner.until(lambda: owner.closes)
 
 
 async def test_a_server_that_chooses_no_subprotocol_is_no_node() -> None:

@@ -188,6 +188,32 @@ def test_the_deepest_message_crosses_and_one_deeper_frame_does_not() -> None:
     assert refusal(orjson.dumps({"t": "tell", "n": 1, "to": "bob", "body": body})).code == "too_deep"
 
 
+@pytest.mark.parametrize("brackets", ["[]", "{}", "{[]}"])
+def test_a_long_frame_may_be_as_deep_as_a_short_one_and_no_deeper(brackets: str) -> None:
+    for depth, is_fine in ((60, True), (80, False)):
+        body: Any = {"text": "[{" * 1000}
+        for level in range(depth):
+            body = {"x": body} if brackets[level % 2 * (len(brackets) - 2)] == "{" else [body]
+        if is_fine:
+            assert decode(encoding.encode_tell(1, "bob", body)).body == body  # type: ignore[union-attr]
+            continue
+        with pytest.raises(FrameError, match="deeper than"):
+            encoding.encode_tell(1, "bob", body)
+        assert refusal(frame("tell", body=body)).code == "too_deep"
+
+
+@pytest.mark.parametrize("size", [1, 5_000])
+@pytest.mark.parametrize(("left_s", "rx"), [(None, None), (1.5, None), (None, 7), (1.5, 7), (-1.0, 2**53)])
+def test_what_is_known_when_a_frame_is_written_is_added_to_it(
+    size: int, left_s: float | None, rx: int | None
+) -> None:
+    line = encoding.encode_ask(1, 1, "bob", "x" * size)
+    whole = encoding.with_tail(line, left_s, rx)
+    tail = {"ttl": None if left_s is None else 1500 if left_s > 0 else 0, "a": rx}
+    assert orjson.loads(whole) == orjson.loads(line) | {k: v for k, v in tail.items() if v is not None}
+    assert len(whole) < len(line) + frames.TAIL_BYTES
+
+
 def test_a_million_values_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     line = orjson.dumps({"t": "tell", "n": 1, "to": "bob", "body": [0] * 1_000_000})
     monkeypatch.setattr(orjson, "loads", lambda text: pytest.fail("was read"))
@@ -286,7 +312,7 @@ def test_names_are_checked_before_they_are_sent(bad: dict[str, str]) -> None:
 
 
 def test_the_time_to_live_is_added_when_the_frame_is_written() -> None:
-    ask = decode(encoding.with_ttl(encoding.encode_ask(1, 1, "bob", "hi"), 10**12))
+    ask = decode(encoding.with_tail(encoding.encode_ask(1, 1, "bob", "hi"), 1e9, None))
     assert isinstance(ask, Ask)
     assert ask.ttl_ms == 10**12
 
@@ -294,7 +320,7 @@ def test_the_time_to_live_is_added_when_the_frame_is_written() -> None:
 def test_parts_put_together_are_the_frame_again() -> None:
     line = encoding.encode_tell(5, "bob", "ä" * 100_000)
     parts = encoding.encode_parts(5, line, 16_384, 2**20)
-    assert all(len(part) <= 16_384 - frames.TTL_BYTES for part in parts)
+    assert all(len(part) <= 16_384 - frames.TAIL_BYTES for part in parts)
     pieces = [decode(part) for part in parts]
     assert [piece.n for piece in pieces] == list(range(5, 5 + len(parts)))  # type: ignore[union-attr]
     assert b"".join(piece.data for piece in pieces) == line  # type: ignore[union-attr]

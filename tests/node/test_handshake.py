@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import ssl
 import struct
@@ -444,6 +445,47 @@ async def test_text_and_fragments_of_other_implementations_are_understood(house:
     writer.close()
     assert await house.closes.get() == (4010, "draining")
     assert house.messages == ["né".encode(), "é".encode(), b"abc"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_frames_of_all_kinds_and_sizes_may_be_cut_anywhere(house: House, seed: int) -> None:
+    draw = random.Random(seed)
+    await house.open(limits=Limits(max_message_bytes=500_000, fragments_timeout_s=30))
+    reader, writer = await house.enter()
+    sent, data = [], b""
+    for number in range(60):
+        message = b"%d," % number * draw.choice((0, 1, 40, 42, 100, 5_000, 22_000, 60_000))
+        sent.append(message)
+        if seed % 2 and number > 30 and draw.random() < 0.3:  # until then all are plain
+            middle = draw.randint(0, len(message))
+            data += frame(BINARY, message[:middle]) + frame(FIN | PING, b"?")
+            data += frame(FIN | CONTINUATION, message[middle:])
+        else:
+            data += frame(FIN | BINARY, message)
+    data += frame(FIN | CLOSE)
+    while data:
+        cut = draw.choice((1, 3, 7, 100, 5_000, 100_000, 400_000))
+        writer.write(data[:cut])
+        data = data[cut:]
+        await asyncio.sleep(0)
+    await heard(reader)
+    writer.close()
+    assert await house.closes.get() == (1005, "")
+    assert house.messages == sent
+
+
+async def test_a_buffer_that_grew_for_a_large_message_shrinks_again(house: House) -> None:
+    await house.open(limits=Limits())
+    connection = await connect(house.listener.url, token=TOKEN)
+    connection.start(lambda data: None, lambda code, reason: None)
+    before = len(connection._buffer)  # type: ignore[attr-defined]
+    for size in (900_000, 1):
+        connection.send(b"x" * size)
+    while len(house.messages) < 2:
+        await asyncio.sleep(0)
+    assert len(house.connections[0]._buffer) == before  # type: ignore[attr-defined]
+    connection.close()
+    assert (await house.closes.get())[0] == 1000
 
 
 async def test_frames_may_come_byte_by_byte(house: House) -> None:

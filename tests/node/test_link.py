@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from node.certificates import client_context, server_context
 from node.chaos import ChaosProxy
 from node.leftovers import nothing_left_behind
 
+from agentscope_async.errors import ConfigError, ConnectFailed
 from agentscope_async.node import _inbox as inbox_module, link as link_module
 from agentscope_async.node._memory import listen_in_memory
-from agentscope_async.node.connection import ConnectFailed, Connection, Limits, connect, listen
+from agentscope_async.node.connection import Connection, Limits, connect, listen
 from agentscope_async.node.events import CannotSend, Event, LinkSuspect, LinkUp, SessionLost, State
 from agentscope_async.node.frames import Ask, CloseCode, Reply, Tell
 from agentscope_async.node.link import Link
@@ -108,7 +110,10 @@ class Node:
         if self.scheme == "mem":
             self.listener: Any = await listen_in_memory("bob", on_connection=self._accept, tokens=TOKENS)
         else:
-            self.listener = await listen("127.0.0.1", 0, on_connection=self._accept, tokens=TOKENS)
+            context = server_context() if self.scheme == "wss" else None
+            self.listener = await listen(
+                "127.0.0.1", 0, on_connection=self._accept, tokens=TOKENS, ssl=context
+            )
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -132,6 +137,8 @@ def settings_of(node: str, **limits: Any) -> Settings:
 
 async def dial(url: str, settings: Settings | None = None, **options: Any) -> End:
     end, settings = End(), settings or settings_of("ann")
+    if url.startswith("wss:"):
+        options.setdefault("ssl", client_context())
     early: list[Event] = []
     end.link = await Link.dial(
         url,
@@ -153,7 +160,7 @@ async def linked(scheme: str, **limits: Any) -> AsyncIterator[tuple[End, End, No
         await ann.link.aclose()
 
 
-@pytest.fixture(params=["mem", "ws"])
+@pytest.fixture(params=["mem", "ws", "wss"])
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[End, End, Node]]:
     """The dialing end, the accepting end, and the node of the latter."""
     async with linked(request.param) as ends:
@@ -206,6 +213,15 @@ async def test_frames_of_one_turn_of_the_loop_share_messages(pair: Pair, monkeyp
     assert len(sizes) == 1
     await bob.until(lambda: len(bob.tells) == 10)
     assert sizes == [1, 9]
+
+
+async def test_what_arrives_is_acknowledged_though_there_is_nothing_to_say() -> None:
+    async with linked("ws", heartbeat_s=600.0) as (ann, bob, _):
+        for number in range(3):
+            ann.link.session.tell("bob", number)
+            ann.link.flush()
+            await bob.until(lambda: bob.tells)
+            await until(lambda: ann.link.session.is_settled)
 
 
 async def test_a_lone_frame_is_written_at_once(pair: Pair, monkeypatch: Any) -> None:
@@ -422,7 +438,7 @@ async def test_a_peer_that_was_started_again_ends_the_session_at_once() -> None:
             ann.link.flush()
             await old.ends[0].until(lambda: old.ends[0].asks)
             async with Node("ws") as new:
-                proxy._target = new.listener.port
+                proxy.target = new.listener.port
                 proxy.reset()
                 ann.link.session.tell("bob", "y", tag="told")
                 await ann.until(lambda: ann.lost)
@@ -580,6 +596,163 @@ async def test_closing_while_the_link_is_being_opened_again_leaves_nothing(proxi
     await ann.link.aclose()
     assert ann.lost[0].reason == "closed"
     await bob.link.aclose()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what no owner is told of."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def listening_to(connections: list[Connection]) -> Callable[[Connection], None]:
+    """Return what accepts connections and never says anything."""
+
+    def accept(connection: Connection) -> None:
+        connections.append(connection)
+        connection.start(lambda data: None, lambda code, reason: connections.remove(connection))
+
+    return accept
+
+
+async def test_closing_before_the_hello_is_answered_leaves_nothing(proxied: Proxied) -> None:
+    ann, bob, proxy = proxied
+    silent: list[Connection] = []
+    async with await listen("127.0.0.1", 0, on_connection=listening_to(silent), tokens=TOKENS) as listener:
+        proxy.target = listener.port
+        proxy.reset()
+        await until(lambda: silent and ann.link.is_linked)
+        assert ann.link.session.state is State.HANDSHAKE
+        await ann.link.aclose()
+        await until(lambda: not silent)
+    assert [lost.reason for lost in ann.lost] == ["closed"]
+    assert not ann.link.is_linked
+    await bob.link.aclose()
+
+
+async def test_giving_up_to_dial_before_the_hello_is_answered_leaves_nothing() -> None:
+    silent: list[Connection] = []
+    async with nothing_left_behind():
+        async with await listen(
+            "127.0.0.1", 0, on_connection=listening_to(silent), tokens=TOKENS
+        ) as listener:
+            dialing = asyncio.ensure_future(dial(listener.url))
+            await until(lambda: silent)
+            dialing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await dialing
+            await until(lambda: not silent)
+
+
+async def test_closing_the_accepting_end_while_the_dialer_comes_back_ends_both(proxied: Proxied) -> None:
+    ann, bob, proxy = proxied
+    proxy.stall()
+    proxy.reset()
+    await until(lambda: not bob.link.is_linked)
+    await bob.link.aclose()
+    proxy.heal()
+    await ann.until(lambda: ann.lost)
+    assert (bob.lost[0].reason, ann.lost[0].reason) == ("closed", "forgotten")
+
+
+async def test_a_session_its_dialer_forgot_leaves_no_link_behind() -> None:
+    async with nothing_left_behind(), Node("ws") as node:
+        ann = await dial(node.listener.url)
+        bob = node.ends[0]
+        bob.link.connection_lost(bob.link._connection, 1006, "only it knows")  # type: ignore[arg-type]
+        await bob.link.aclose()
+        cut(ann)
+        await ann.until(lambda: ann.lost)
+        await node.ends[1].until(lambda: node.ends[1].lost)
+        assert node.ends[1].lost[0].reason == "forgotten"
+        assert node.board.links == []
+
+
+async def test_two_links_between_the_same_nodes_do_not_disturb_each_other() -> None:
+    async with nothing_left_behind(), Node("ws") as node:
+        settings = settings_of("ann")
+        ends = [await dial(node.listener.url, settings) for _ in range(2)]
+        for number, end in enumerate(ends):
+            end.link.session.tell("bob", number)
+            end.link.flush()
+        for number, bob in enumerate(node.ends):
+            await bob.until(lambda bob=bob: bob.tells)  # type: ignore[misc]
+            assert bob.tells == [number]
+        cut(ends[0])
+        await ends[0].until(lambda: ends[0].count(LinkUp) == 2)
+        assert len(node.board.links) == 2
+        assert not any(end.lost for end in ends + node.ends)
+        for end in ends:
+            await end.link.aclose()
+
+
+async def test_the_certificate_of_a_dialer_can_name_its_node() -> None:
+    def authenticate(applicant: Any) -> str | None:
+        subject = {key: value for ((key, value),) in applicant.certificate["subject"]}
+        return str(subject["commonName"])
+
+    async with nothing_left_behind():
+        node = Node("wss")
+        async with await listen(
+            "127.0.0.1",
+            0,
+            on_connection=node._accept,
+            authenticate=authenticate,
+            ssl=server_context(wants_certificates=True),
+        ) as listener:
+            ann = await dial(listener.url, token=None, ssl=client_context("ann"))
+            ann.link.session.tell("bob", "over TLS")
+            ann.link.flush()
+            await node.ends[0].until(lambda: node.ends[0].tells)
+            cut(ann)
+            await ann.until(lambda: ann.count(LinkUp) == 2)
+            with pytest.raises(ConnectFailed, match="4003"):
+                await dial(listener.url, token=None, ssl=client_context("eve"))
+            with pytest.raises(ConnectFailed) as caught:
+                await dial(listener.url, token=None)
+            assert caught.value.kind in ("tls", "closed")
+            await ann.link.aclose()
+            await node.board.aclose()
+
+
+async def test_a_switchboard_listens_with_limits_that_fit_its_settings() -> None:
+    async with nothing_left_behind():
+        ends: list[End] = []
+
+        def on_link(link: Link) -> None:
+            end = End()
+            end.link = link
+            ends.append(end)
+            link.start(end.on_event, end.on_lost)
+
+        board = Switchboard(settings_of("bob", max_frame=2**21), on_link)
+        async with await board.listen("127.0.0.1", 0, tokens=TOKENS) as ws:
+            async with await board.listen_in_memory("bob", tokens=TOKENS) as mem:
+                for listener in (ws, mem):
+                    ann = await dial(listener.url)
+                    ann.link.session.tell("bob", "x" * (3 * 2**19))
+                    ann.link.flush()
+                    await until(lambda: ends[-1].tells)
+                    await ann.link.aclose()
+        await board.aclose()
+
+
+async def test_limits_below_the_frames_of_the_settings_are_refused() -> None:
+    board, low = Switchboard(settings_of("bob"), lambda link: None), Limits(max_message_bytes=2**20 - 1)
+    with pytest.raises(ConfigError, match=r"max_message_bytes=1048576"):
+        await board.listen("127.0.0.1", 0, tokens=TOKENS, limits=low)
+    with pytest.raises(ConfigError, match=r"max_message_bytes=1048576"):
+        await board.listen_in_memory("bob", tokens=TOKENS, limits=low)
+
+
+async def test_a_connection_below_the_frames_of_the_settings_is_not_accepted() -> None:
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+    board, low = Switchboard(settings_of("bob"), lambda link: None), Limits(max_message_bytes=2**20 - 1)
+    async with nothing_left_behind():
+        async with await listen_in_memory("bob", on_connection=board.accept, tokens=TOKENS, limits=low):
+            with pytest.raises(ConnectFailed):
+                await dial("mem://bob")
+    assert isinstance(problems[0]["exception"], ConfigError)
 
 
 async def test_an_owner_that_raises_gets_the_events_that_follow(pair: Pair) -> None:

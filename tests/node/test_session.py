@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from agentscope_async.errors import ConfigError
-from agentscope_async.node import encoding, frames, session as session_module
+from agentscope_async.node import _receiving as receiving_module, encoding, frames, session as session_module
 from agentscope_async.node.decoding import decode
 from agentscope_async.node.events import (
     CannotSend,
@@ -39,7 +39,7 @@ from agentscope_async.node.frames import (
     Unwatch,
     Watch,
 )
-from agentscope_async.node.reception import Admission, Reception
+from agentscope_async.node.reception import SESSIONS_PER_NODE, Admission, Reception
 from agentscope_async.node.session import Session
 from agentscope_async.node.settings import Settings, new_incarnation
 
@@ -298,6 +298,89 @@ def test_no_message_is_larger_than_the_other_side_takes() -> None:
 # -- acknowledging --
 
 
+@pytest.mark.parametrize("rx", [-1, True, 1.0, "1", [1]])
+def test_an_acknowledgement_that_is_none_ends_the_link(rx: Any) -> None:
+    pair = Pair()
+    assert closes(raw(pair.b, {**tell(1), "a": rx})) == [4001]
+
+
+def test_an_acknowledgement_of_what_was_never_sent_ends_the_link() -> None:
+    pair = Pair()
+    pair.b.tell("al", 1)
+    pair.b.poll(pair.now)
+    assert closes(raw(pair.b, {**tell(1), "a": 2})) == [4002]
+
+
+def test_what_a_frame_acknowledged_by_the_way_is_not_acknowledged_again() -> None:
+    pair = Pair(credit=256)
+    for _ in range(100):
+        id = pair.a.ask("bob", 1, pair.now)
+        pair.to_b()
+        pair.b.reply(id, 1)
+        pair.to_a()
+    assert pair.a.poll(pair.now) is None
+
+
+def test_an_old_acknowledgement_does_no_harm() -> None:
+    pair = Pair()
+    for _ in range(2):
+        pair.b.tell("al", 1)
+    pair.b.poll(pair.now)
+    events = raw(pair.b, {**tell(1), "a": 2}, {**tell(2), "a": 1})
+    assert [type(event) for event in events] == [Tell, Tell]
+    assert pair.b.is_settled
+    assert pair.b.resume_check(1) == "2 was acknowledged before, now 1."
+
+
+def test_a_frame_that_is_refused_acknowledges_all_the_same() -> None:
+    pair = Pair()
+    pair.b.tell("al", 1)
+    pair.b.poll(pair.now)
+    events = raw(pair.b, {**tell(1, to="../x"), "a": 1})
+    assert [type(event) for event in events] == [Refused]
+    assert pair.b.is_settled
+
+
+def test_what_is_written_again_acknowledges_what_has_come_since() -> None:
+    pair = Pair()
+    pair.a.tell("bob", 1)
+    assert b'"a"' not in (pair.a.poll(pair.now) or b"")  # and is lost
+    pair.cut()
+    pair.connect()
+    pair.b.tell("al", 1)
+    pair.to_a()
+    assert (pair.a.poll(pair.now) or b"").endswith(b',"a":1}')
+
+
+def test_a_message_of_the_largest_size_has_room_for_its_tail() -> None:
+    pair = Pair(max_frame=16 * 1024)
+    pair.b.tell("al", 1)
+    pair.to_a()
+    for size in range(16_200, 16_384):
+        pair.a.ask("bob", "x" * size, pair.now, ttl_s=1e9)
+        assert [type(event) for event in pair.to_b()] == [Ask]
+        pair.b.consumed("bob")
+        pair.b.tell("al", 1)
+        pair.to_a()
+        pair.a.consumed("al")
+
+
+@pytest.mark.parametrize("bad", [{"t": "ask", "id": 1, "ttl": "soon"}, {"t": "tell", "op": 1}])
+def test_a_bad_frame_gives_its_credit_back(bad: dict[str, Any]) -> None:
+    pair = Pair(credit=4)
+    for n in range(1, 100):
+        raw(pair.b, {**tell(n), **bad, "id": n})
+    assert pair.b.state is State.OPEN
+    lines = (pair.b.poll(pair.now) or b"").split(b"\n")
+    assert {"t": "crd", "to": "bob", "upto": 103} in map(orjson.loads, lines)
+
+
+def test_a_bad_frame_beyond_its_credit_ends_the_session() -> None:
+    pair = Pair(credit=4)
+    lines = [tell(n) for n in range(1, 5)]
+    assert closes(raw(pair.b, *lines, {**tell(5), "op": 1})) == [4006]
+
+
 def test_an_acknowledgement_rides_on_any_message() -> None:
     pair = Pair()
     id = pair.a.ask("bob", 1, pair.now)
@@ -306,7 +389,9 @@ def test_an_acknowledgement_rides_on_any_message() -> None:
     pair.b.reply(id, 1)
     data = pair.b.poll(pair.now)
     assert data is not None
-    assert data.startswith(b'{"t":"ack","rx":1}\n')
+    assert orjson.loads(data)["a"] == 1  # in the frame, not beside it
+    pair.a.receive(data, pair.now)
+    assert pair.a.is_settled
 
 
 def test_an_acknowledgement_is_due_after_20_ms() -> None:
@@ -558,6 +643,15 @@ def test_a_welcome_that_does_not_come_in_time_ends_the_link() -> None:
     assert a.next_timer(30.0) is None
 
 
+def test_a_greeting_that_gets_lost_delays_a_session_by_two_seconds_only() -> None:
+    pair = Pair()
+    pair.cut()
+    pair.a.link_up(pair.now)
+    pair.a.poll(pair.now)  # the hello, or its welcome, is lost
+    assert pair.a.next_timer(pair.now) == pair.now + 2.0
+    assert closes(pair.a.tick(pair.now + 2.0)) == [4007]
+
+
 @pytest.mark.parametrize("first", [b'{"t":"ack","rx":0}', b"junk", b'{"t":"welcome","v":1}'])
 def test_what_is_no_welcome_ends_the_link(first: bytes) -> None:
     a = Session.dial(Settings("a", new_incarnation()))
@@ -607,10 +701,60 @@ def test_the_book_of_sessions_is_bounded() -> None:
     reception = Reception(Settings("b", new_incarnation()), max_nodes=8)
     for i in range(1000):
         reception.admit(hello(sid=f"{i:032x}"), 0.0)
-        assert len(reception.sessions) == 1
+        assert len(reception.sessions) <= SESSIONS_PER_NODE
     for i in range(100):
         reception.admit(hello(node=f"n{i}", sid=f"{i:032x}"), 0.0)
     assert len(reception.sessions) == 8
+
+
+def test_a_node_may_have_several_sessions() -> None:
+    reception = Reception(Settings("b", new_incarnation()))
+    first, second = hello(sid="1" * 32), hello(sid="2" * 32)
+    one, other = reception.admit(first, 0.0), reception.admit(second, 0.0)
+    assert list(other.ended) == []
+    assert reception.sessions == [one.session, other.session]
+    assert reception.admit(first, 1.0).session is one.session
+    assert reception.sessions == [other.session, one.session]
+
+
+def test_too_many_sessions_of_a_node_end_the_one_linked_least_recently() -> None:
+    reception = Reception(Settings("b", new_incarnation()))
+    sessions = [reception.admit(hello(sid=f"{i:032x}"), 0.0).session for i in range(SESSIONS_PER_NODE)]
+    assert reception.admit(hello(sid=f"{0:032x}"), 0.0).session is sessions[0]
+    [(ended, events)] = reception.admit(hello(sid="f" * 32), 0.0).ended
+    assert ended is sessions[1]
+    assert closes(events) == [4006]
+    assert events[-1] == SessionLost("flow", [], [])
+    assert len(reception.sessions) == SESSIONS_PER_NODE
+
+
+def test_a_session_that_is_over_takes_no_place() -> None:
+    reception = Reception(Settings("b", new_incarnation()))
+    for i in range(SESSIONS_PER_NODE):
+        session = reception.admit(hello(sid=f"{i:032x}"), 0.0).session
+    assert session is not None
+    session.lose("closed")
+    assert list(reception.admit(hello(sid="f" * 32), 0.0).ended) == []
+
+
+def test_a_newer_incarnation_ends_all_sessions_of_the_older_one() -> None:
+    reception = Reception(Settings("b", new_incarnation()))
+    old = [reception.admit(hello(inc="5." + "a" * 16, sid=f"{i:032x}"), 0.0).session for i in range(3)]
+    ended = list(reception.admit(hello(inc="6." + "b" * 16, sid="f" * 32), 0.0).ended)
+    assert [session for session, _ in ended] == old
+    assert [closes(events) for _, events in ended] == [[4008]] * 3
+    assert {events[-1].reason for _, events in ended} == {"restarted"}
+    refusal = reception.admit(hello(inc="5." + "a" * 16, sid="e" * 32), 0.0).refusal
+    assert refusal is not None
+    assert refusal.code == 4008
+
+
+def test_a_session_the_dialer_does_not_want_is_over_at_once() -> None:
+    reception = Reception(Settings("b", new_incarnation()))
+    session = reception.admit(hello(key="2" * 32), 0.0).session
+    assert session is not None
+    assert session.link_down(0.0, 4009) == [SessionLost("forgotten", [], [])]
+    assert reception.sessions == []
 
 
 def test_a_node_that_was_started_again_ends_the_dialers_session() -> None:
@@ -677,6 +821,33 @@ def test_idle_sessions_that_hear_each_other_stay_open() -> None:
         assert pair.a.tick(pair.now) + pair.b.tick(pair.now) == []
         assert pair.to_b() + pair.to_a() == []
     assert pair.a.state is pair.b.state is State.OPEN
+
+
+def test_f27_a_link_on_which_nothing_is_acknowledged_is_given_up() -> None:
+    pair = Pair()
+    pair.a.tell("bob", 1)
+    assert pair.a.poll(pair.now) is not None  # and gets nowhere, though the other side goes on talking
+    events: list[Any] = []
+    for _ in range(40):
+        pair.now += 1
+        raw(pair.a, {"t": "hb", "ts": 1}, now=pair.now)
+        events += pair.a.tick(pair.now)
+        pair.a.poll(pair.now)
+    assert [type(event) for event in events] == [LinkSuspect, CloseLink]
+    assert pair.a.state is State.SUSPENDED
+
+
+def test_a_link_that_is_slow_but_gets_on_stays() -> None:
+    pair = Pair()
+    for _ in range(10):
+        pair.a.tell("bob", 1)
+        assert pair.a.poll(pair.now) is not None
+        for _ in range(20):
+            pair.now += 1
+            raw(pair.a, {"t": "hb", "ts": 1}, now=pair.now)
+            assert pair.a.tick(pair.now) == []
+        raw(pair.a, {"t": "ack", "rx": pair.a.statistics().frames_sent}, now=pair.now)
+    assert pair.a.state is State.OPEN
 
 
 # -- the end --
@@ -905,7 +1076,8 @@ def test_too_large_a_message_uses_no_number() -> None:
 
 
 def test_open_asks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_OPEN_ASKS", 2)
+    for module in (session_module, receiving_module):
+        monkeypatch.setattr(module, "MAX_OPEN_ASKS", 2)
     pair = Pair()
     ids = [pair.a.ask("bob", i, pair.now) for i in range(2)]
     with refused("too_many_asks"):
@@ -918,7 +1090,8 @@ def test_open_asks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_targets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_TARGETS", 2)
+    for module in (session_module, receiving_module):
+        monkeypatch.setattr(module, "MAX_TARGETS", 2)
     pair = Pair()
     pair.a.tell("x", 1)
     pair.a.tell("y", 1)
@@ -974,7 +1147,7 @@ def test_a_bad_ask_is_stepped_over_and_can_be_answered(bad: dict[str, Any]) -> N
     pair.b.fail(7, Failure(events[1].code, events[1].text))
     data = pair.b.poll(pair.now)
     assert data is not None
-    assert b'"rx":3' in data
+    assert b'"a":3' in data
 
 
 def test_a_bad_reply_ends_its_ask() -> None:

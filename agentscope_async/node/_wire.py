@@ -1,0 +1,175 @@
+"""What is in the body of an ask or a tell: a message, and what goes with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import _context
+from ..errors import MessageError
+from ..mailbox import Reply
+from ..message import ContentPart, Msg, Speech, plain_from
+from ..models._media import is_local
+from ._replies import reference_of, referred
+
+if TYPE_CHECKING:
+    from .bridge import Bridge
+    from .node import Node
+
+__all__ = [
+    "Body", "body_of", "is_reply_id", "plain_message", "read_body", "read_msg", "read_speech",
+    "read_state", "speech_part",
+]  # fmt: skip
+
+_REPLY_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Body(NamedTuple):
+    """A message (None, a Msg, a list of them, a Reply), keywords for ``reply``, a trace, a result's id."""
+
+    x: Any
+    kwargs: dict[str, Any]
+    trace: str | None
+    reply_id: str
+
+
+def plain_message(body: Any) -> Msg | None:
+    """Return the message of a body that holds only that, of texts, as most do; None: see ``read_body``."""
+    if type(body) is not dict or len(body) != 1:
+        return None
+    x = body.get("x")
+    return plain_from(x) if type(x) is dict else None
+
+
+def body_of(x: Any, kwargs: dict[str, Any] | None, node: Node) -> dict[str, Any]:
+    """Return the body for a message as ``agents._mail.incoming`` gives it.
+
+    Raises:
+        MessageError: something in it has no wire form.
+    """
+    body: dict[str, Any] = {"x": x.to_dict() if isinstance(x, Msg) else _plain(x, node)}
+    if kwargs:
+        body["kw"] = Msg("keywords", kwargs, "user").to_dict()["content"]  # checks that all of it is JSON
+    trace = _context.trace_id.get()
+    if trace is not None:
+        body["trace"] = trace
+    return body
+
+
+def _plain(x: Any, node: Node) -> Any:
+    if x is None:
+        return None
+    if isinstance(x, Reply):
+        return reference_of(x, node)
+    return [each.to_dict() for each in x]
+
+
+def read_body(body: Any, bridge: Bridge) -> Body:
+    """Return what :func:`body_of` was given; sets the trace of the code it is called by.
+
+    Raises:
+        MessageError: the body is none.
+    """
+    if type(body) is not dict:
+        raise MessageError("body", f"is a JSON object with the message as 'x', not {type(body).__name__}")
+    kwargs, trace, reply_id = body.get("kw", {}), body.get("trace"), body.get("rid", "")
+    if type(kwargs) is not dict:
+        raise MessageError("kw", "is an object of keywords")
+    if trace is not None:
+        if type(trace) is not str or not 0 < len(trace) <= 64 or not trace.isprintable():
+            raise MessageError("trace", "is a text of 1 to 64 printable characters")
+        _context.join_trace(trace)
+    if reply_id != "" and not is_reply_id(reply_id):
+        raise MessageError("rid", "is 32 hex digits")
+    return Body(_read(body.get("x"), bridge), kwargs, trace, reply_id)
+
+
+def is_reply_id(value: Any) -> bool:
+    """Whether it can be the id of a kept reply."""
+    return type(value) is str and _REPLY_ID.fullmatch(value) is not None
+
+
+def _read(x: Any, bridge: Bridge) -> Any:
+    if x is None:
+        return None
+    if type(x) is list:
+        return [read_msg(each, bridge) for each in x]
+    if type(x) is dict and x.get("__type") == "Reply":
+        return referred(x, bridge)
+    return read_msg(x, bridge)
+
+
+def read_msg(wire: Any, bridge: Bridge) -> Msg:
+    """Return a message that came over a bridge.
+
+    A path in it would be one of this machine: a model that is shown the message would read that
+    file. Only a node that we started, or that started us, is on this machine and may name one.
+
+    Raises:
+        MessageError: it is none, or names a file.
+    """
+    plain = plain_from(wire) if type(wire) is dict else None
+    if plain is not None:
+        return plain
+    msg = Msg.from_dict(wire)
+    if (msg.url is not None or type(msg.content) is not str) and not bridge.is_family:
+        if any(map(is_local, _urls_in(msg))):
+            raise MessageError("url", "of a message from another node is http, https or data, no file")
+    return msg
+
+
+def _urls_in(msg: Msg) -> Iterator[str]:
+    yield from [msg.url] if isinstance(msg.url, str) else msg.url or ()
+    yield from _urls_of(msg.content)
+
+
+def _urls_of(parts: Any) -> Iterator[str]:
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, ContentPart):
+            url = getattr(part, "url", None)
+            if isinstance(url, str):
+                yield url
+            yield from _urls_of(getattr(part, "content", None))
+
+
+def read_state(x: Any) -> dict[str, Any]:
+    """Return the state that is the content of a message."""
+    if not isinstance(x, Msg) or not isinstance(x.content, dict):
+        raise MessageError("x", "is a message with the state as its content")
+    state: dict[str, Any] = x.to_dict()["content"]
+    return state
+
+
+def speech_part(content: Msg | Speech | str) -> dict[str, Any]:
+    """Return a spoken piece as part of a reply."""
+    if isinstance(content, Speech):
+        data = content.data
+        return {
+            "kind": content.kind,
+            "text": content.text,
+            "data": data.to_dict() if isinstance(data, ContentPart) else None,
+        }
+    return {"said": content if isinstance(content, str) else content.to_dict()}
+
+
+def read_speech(part: Any, bridge: Bridge) -> Msg | Speech | str:
+    """Return what :func:`speech_part` was given.
+
+    Raises:
+        MessageError: it is none.
+    """
+    if type(part) is not dict:
+        raise MessageError("part", "is an object")
+    if "said" in part:
+        said = part["said"]
+        return said if type(said) is str else read_msg(said, bridge)
+    kind, text = part.get("kind"), part.get("text")
+    if kind not in ("text", "thinking", "tool_call", "tool_result") or type(text) is not str:
+        raise MessageError("part", "has an unknown kind, or no text")
+    data = part.get("data")
+    if data is not None:
+        data = read_msg({"name": "speech", "content": [data], "role": "assistant"}, bridge).content[0]
+        if not isinstance(data, ContentPart):
+            raise MessageError("part", "has data that is no content part")
+    return Speech(kind, text, data)

@@ -1,0 +1,611 @@
+"""A node: this process, as other nodes see it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from .. import _context
+from .._tasks import run_all
+from .._turn import current_turn, open_turn
+from ..errors import ConfigError, ForbiddenError, MessageError, NodeDown, RuntimeClosedError
+from ..logging import get_logger
+from ..message import Msg
+from ._door import certified_name
+from ._grammar import is_name, is_path, is_target
+from ._line import PASSING, Line, Locator
+from ._replies import FETCH, RemoteReply, Replies
+from ._waits import Asked, Waits
+from ._wire import is_reply_id, read_msg
+from .bridge import Bridge
+from .connection import new_token
+from .events import CannotSend
+from .exports import Allowed, Exports
+from .failures import error_of
+from .frames import MAX_HOPS, NODE, Failure, FrameError
+from .launched import Child, Launched, Spawned
+from .link import Link
+from .remote import ByUrl, RemoteAgent
+from .report import AgentReport, NodeReport
+from .settings import Settings, new_incarnation
+from .switchboard import Switchboard
+
+if TYPE_CHECKING:
+    import ssl as tls
+
+    from ..agents.base import AgentBase
+    from ..runtime import Runtime
+    from ..watching import Watch
+    from ._listener import Listener
+    from ._memory import MemoryListener
+
+__all__ = ["Address", "Distribution", "Node"]
+
+KILL_WAIT_S = 5.0
+MAX_KEPT_REPLIES = 8192
+KEPT_REPLY_S = 1800.0
+OUTBOX_FRAMES = 4096
+"""More than a thousand callers at once send; what a node holds for another is bounded by bytes, too."""
+
+
+T = TypeVar("T")
+
+
+class Distribution(NamedTuple):
+    """How an agent is to be put on another node; see ``AgentBase.to_dist``."""
+
+    host: str | None
+    port: int
+    is_launched: bool
+    is_local: bool
+    is_lazy: bool
+    kept_replies: int
+    kept_reply_s: float
+    token: str | None
+    beside: Any
+
+
+class Address(NamedTuple):
+    """Where a node is, and what it takes to be let in."""
+
+    url: str
+    token: str | None = None
+    ssl: tls.SSLContext | None = None
+
+
+class Node:
+    """This process, as other nodes see it: its name, what it exports, its links to others.
+
+    Attributes:
+        name: told to other nodes; random unless given.
+        url: where it listens; None if it does not.
+        exports: its agents that others may use.
+        replies: results of submissions, kept to be fetched.
+        waits: who here waits for whom elsewhere.
+        context: what served work runs in: the runtime's own, outside all turns.
+        started: the URLs of nodes that this one started, by name.
+        family_token: what lets these in to each other.
+        ending: served work that was cancelled and has not ended yet.
+        children: processes that this one starts and ends.
+    """
+
+    url: str | None = None
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        name: str | None = None,
+        listen: str | None = None,
+        token: str | Mapping[str, str] | None = None,
+        exports: Mapping[str, Any] | Iterable[Any] | None = None,
+        allow: Allowed | None = None,
+        peers: Mapping[str, str | Address] | None = None,
+        ssl: tls.SSLContext | None = None,
+        kept_replies: int = MAX_KEPT_REPLIES,
+        kept_reply_s: float = KEPT_REPLY_S,
+    ) -> None:
+        """Prepare a node; see Runtime."""
+        if name is not None and not is_name(name):
+            raise ConfigError(f"A node's name is 1 to 64 letters, digits, '_', '.' or '-', got {name!r}.")
+        self.runtime = runtime
+        self.name = name or f"node-{token_hex(6)}"
+        self.exports = Exports(exports, allow)
+        self.waits = Waits(self.name)
+        self.replies = Replies(kept_replies, kept_reply_s)
+        self._listen = listen
+        self._token = token
+        self._ssl = ssl
+        self._peers = {
+            peer: each if isinstance(each, Address) else Address(each) for peer, each in (peers or {}).items()
+        }
+        self._settings = Settings(
+            self.name, new_incarnation(), window_s=runtime.resume_s, outbox_frames=OUTBOX_FRAMES
+        )
+        self._bridges: set[Bridge] = set()
+        self._dialed: dict[tuple[str, str | None], asyncio.Task[Bridge]] = {}
+        self._introduced: set[tuple[Bridge, str]] = set()
+        self.started: dict[str, str] = {}
+        self.ending: set[asyncio.Task[None]] = set()
+        self.children: set[Child] = set()
+        self.family_token = ""
+        self._listener: Listener | MemoryListener | None = None
+        self._switchboard: Switchboard | None = None
+        is_proven = ssl is not None or isinstance(token, Mapping)
+        if listen is not None and isinstance(allow, Mapping) and not is_proven:
+            raise ConfigError(
+                "allow= says what each node may do, by its name: give token={name: token, ...} as well. "
+                "With one token for all, each can take any name."
+            )
+        if listen is not None and self.exports.allows_spawning and token is None:
+            raise ConfigError(
+                "allow= lets other nodes create agents here: give a token= as well. "
+                "One is made by: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
+
+    # -- its life --
+
+    def begin(self) -> None:
+        """Take the context in which served work is to run, less what belongs to the caller's own work."""
+        self.context = contextvars.copy_context()
+        self.context.run(current_turn.set, None)
+        self.context.run(_context.charged.set, ())
+        self.context.run(_context.override.set, self.runtime)
+        self.context.run(_context.deadline.set, None)
+        self.context.run(_context.trace_id.set, None)
+
+    async def open(self) -> None:
+        """Listen, where that was asked for.
+
+        Raises:
+            ConfigError: the URL or the token cannot be used. OSError: the address cannot be listened at.
+        """
+        if self._listen is None:
+            return
+        reserved = set(self._token) if isinstance(self._token, Mapping) else ()
+        self._switchboard = Switchboard(self._settings, self._take_link, reserved=reserved)
+        url = urlsplit(self._listen)
+        if url.scheme == "mem":
+            self._listener = await self._switchboard.listen_in_memory(
+                url.netloc, tokens=self._token, anonymous=self._token is None
+            )
+            self.url = f"mem://{url.netloc}"
+            return
+        host, port = _host_and_port(self._listen, self._ssl is not None)
+        proof: dict[str, Any] = {"tokens": self._token}
+        if self._token is None:
+            shows_certificate = self._ssl is not None and self._ssl.verify_mode.name == "CERT_REQUIRED"
+            proof = {"authenticate": certified_name} if shows_certificate else {"anonymous": True}
+        self._listener = await self._switchboard.listen(host, port, ssl=self._ssl, **proof)
+        self.url = self._listener.url.rstrip("/")
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no new work, and let what is under way end, for at most ``grace_s`` seconds."""
+        if self._listener is not None:
+            await self._listener.aclose()
+        closing = [link.aclose(grace_s) for link in self._links()]
+        if self._switchboard is not None:
+            closing.append(self._switchboard.aclose(grace_s))
+        await asyncio.gather(*closing)
+        await asyncio.gather(*(child.aclose(grace_s) for child in list(self.children)))
+
+    async def aclose(self) -> None:
+        """Close every link; answer whoever waits for something from elsewhere; end every child."""
+        await run_all([self._close_links(), *(child.aclose() for child in list(self.children))])
+        if self.ending:
+            await asyncio.wait(self.ending, timeout=KILL_WAIT_S)
+        for left in self.ending:
+            get_logger().error("unkillable", task=left.get_name(), waited_s=KILL_WAIT_S)
+
+    async def _close_links(self) -> None:
+        for task in self._dialed.values():
+            task.cancel()
+        if self._listener is not None:
+            await self._listener.aclose()
+        closing = [link.aclose() for link in self._links()]
+        if self._switchboard is not None:
+            closing.append(self._switchboard.aclose())
+        await asyncio.gather(*closing)
+
+    def _links(self) -> list[Link]:
+        accepted = set(self._switchboard.links) if self._switchboard is not None else set()
+        return [bridge.link for bridge in self._bridges if bridge.link not in accepted]
+
+    def start(self, work: Coroutine[Any, Any, None], abandon: Callable[[], None] = lambda: None) -> None:
+        """Run something in a task of the runtime, outside all turns; cancelled, ``abandon`` is called."""
+        self.context.copy().run(self._start, work, abandon)
+
+    def _start(self, work: Coroutine[Any, Any, None], abandon: Callable[[], None]) -> None:
+        task = self.runtime.start(work, abandon, name=f"node {self.name}")
+        # A task that is cancelled before its first step never runs a line of ``work``.
+        task.add_done_callback(lambda task: abandon() if task.cancelled() else None)
+
+    def start_task(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Run something, outside all turns, in a task that its owner ends."""
+        task = asyncio.get_running_loop().create_task(work, name=name, context=self.context.copy())
+        task.add_done_callback(_note_failure)
+        return task
+
+    # -- child processes --
+
+    def distribute(self, agent: AgentBase, options: Distribution) -> RemoteAgent:
+        """Return the same agent on another node; see ``AgentBase.to_dist``.
+
+        Raises:
+            ConfigError: the options do not go together, or another process cannot make this agent.
+        """
+        locator: Locator
+        if options.is_launched:
+            locator = launched = Launched(agent, self._child_for(options), self)
+        else:
+            launched = None
+            url = f"ws://{options.host or '127.0.0.1'}:{options.port}"
+            locator = Spawned(agent, self, self.address(url, options.token, None))
+        remote = RemoteAgent(agent.name, self, locator)
+        if launched is not None:
+            launched.end_with(remote)
+        if not options.is_lazy:
+            remote.connect_soon()
+        return remote
+
+    def _child_for(self, options: Distribution) -> Child:
+        if options.beside is None:
+            host = options.host or ("127.0.0.1" if options.is_local else "0.0.0.0")
+            return Child(
+                self, host="127.0.0.1" if host == "localhost" else host, port=options.port,
+                kept_replies=options.kept_replies, kept_reply_s=options.kept_reply_s,
+            )  # fmt: skip
+        located = options.beside.locator if isinstance(options.beside, RemoteAgent) else None
+        if not isinstance(located, Launched):
+            raise ConfigError("beside= is an agent that to_dist() put into a child process.")
+        return located.child
+
+    def bootstrap(self) -> dict[str, Any]:
+        """Return what every child process needs to be a node of the same run."""
+        self.family_token = self.family_token or new_token()
+        return {
+            "parent": self.name,
+            "family_token": self.family_token,
+            **self.runtime.settings_for_children(),
+        }
+
+    def lose(self, name: str, reason: str) -> None:
+        """End what is under way with a node that is known to be gone."""
+        for bridge in list(self._bridges):
+            if bridge.peer == name and not bridge.is_over:
+                bridge.lose(reason)
+
+    # -- other nodes --
+
+    def agent(
+        self, url: str, *, token: str | None, name: str | None, timeout_s: float | None,
+        ssl: tls.SSLContext | None,
+    ) -> RemoteAgent:  # fmt: skip
+        """Return the agent at ``url``; see ``Runtime.agent``."""
+        base, key = split_agent_url(url)
+        locator = ByUrl(self, self.address(base, token, ssl), key)
+        return RemoteAgent(name or key, self, locator, timeout_s=timeout_s)
+
+    async def spawn(
+        self, url: str, kind: str, config: dict[str, Any], *, key: str | None, token: str | None,
+        ssl: tls.SSLContext | None,
+    ) -> RemoteAgent:  # fmt: skip
+        """Create an agent on another node; see ``Runtime.spawn``."""
+        address = self.address(url, token, ssl)
+        bridge = await self.bridge_at(address)
+        key = await self.spawn_at(bridge, kind, config, key or f"{kind[:40]}-{token_hex(6)}")
+        return RemoteAgent(str(config.get("name", key)), self, ByUrl(self, address, key))
+
+    async def spawn_at(
+        self,
+        bridge: Bridge,
+        kind: str,
+        config: dict[str, Any],
+        key: str,
+        *,
+        state: dict[str, Any] | None = None,
+    ) -> str:
+        """Create an agent over a bridge, and have it remember ``state``; return its key."""
+        if not is_target(key):
+            raise ConfigError(
+                f"The key of an agent is 1 to 64 letters, digits, '_', '.' or '-', got {key!r}."
+            )
+        Msg("config", config, "user").to_dict()  # all of it is JSON
+        asked = Asked(key, None, is_heard=False)
+        answer = await self._send_and_wait(bridge, asked, lambda: bridge.spawn(kind, key, config, asked))
+        if state and any(state.values()):
+            load = Asked(key, None, is_heard=False)
+            body = {"x": Msg("state", state, "user").to_dict()}
+            await self._send_and_wait(bridge, load, partial(bridge.ask, key, body, load, op="load_state"))
+        if type(answer) is not dict or answer.get("key") != key:
+            raise MessageError("key", f"of the created agent is not what node {bridge.peer!r} was asked for")
+        return key
+
+    async def ask_report(self, url: str, *, token: str | None, ssl: tls.SSLContext | None) -> NodeReport:
+        """Return what another node tells of itself."""
+        bridge = await self.bridge_at(self.address(url, token, ssl))
+        return NodeReport.from_dict(await self.ask(bridge, bridge.peer, "ps", None))
+
+    async def ask(self, bridge: Bridge, name: str, op: str, body: Any, deadline: float | None = None) -> Any:
+        """Ask a node itself for something and return the answer."""
+        asked = Asked(name, open_turn(), is_heard=False)
+        if deadline is None:
+            deadline = _context.deadline.get()
+        with self.waits.waiting(asked) as chain:
+            send = partial(bridge.ask, NODE, body, asked, op=op, chain=chain, deadline=deadline)
+            return await self._send_and_wait(bridge, asked, send)
+
+    async def _send_and_wait(self, bridge: Bridge, asked: Asked, send: Callable[[], bool]) -> Any:
+        """Send once there is room, and return the answer."""
+        while True:
+            try:
+                send()
+                break
+            except CannotSend as problem:
+                if bridge.is_over or problem.code == "draining":
+                    raise NodeDown(bridge.peer, reason=problem.code, outcome="not_delivered") from None
+                await bridge.room(NODE if problem.code == "no_credit" else None)
+            except FrameError as problem:
+                raise ConfigError(f"This cannot be sent to node {bridge.peer!r}: {problem}") from None
+        try:
+            return await asked.answer
+        except BaseException:
+            asked.give_up()
+            raise
+
+    def address(self, url: str, token: str | None, ssl: tls.SSLContext | None) -> Address:
+        """Return where a node is, with the token of this node if no other is given."""
+        if token is None and isinstance(self._token, str):
+            token = self._token
+        return Address(_normal(url), token, ssl)
+
+    async def bridge_at(self, address: Address) -> Bridge:
+        """Return the bridge to the node at an address, connected.
+
+        Raises:
+            ConnectFailed: it cannot be reached. RuntimeClosedError: our runtime is being left.
+        """
+        if not self.runtime.is_open:
+            raise RuntimeClosedError("The runtime of this remote agent was left.")
+        place = address.url, address.token
+        dialing = self._dialed.get(place)
+        if dialing is None or (dialing.done() and _is_of_no_use(dialing)):
+            dialing = self._dialed[place] = self.start_task(self._dial(address), name=f"dial {address.url}")
+        if not dialing.done():
+            await asyncio.wait([dialing])
+        if dialing.cancelled():
+            raise RuntimeClosedError("The runtime is being left.")
+        return dialing.result()
+
+    async def _dial(self, address: Address) -> Bridge:
+        bridge = Bridge(self)
+        link = await Link.dial(
+            address.url, self._settings, on_event=bridge.on_event, on_lost=bridge.on_lost,
+            token=address.token, ssl=address.ssl,
+        )  # fmt: skip
+        bridge.attach(link)
+        self._bridges.add(bridge)
+        return bridge
+
+    async def bridge_to(self, node: str) -> Bridge | None:
+        """Return the bridge to a node we know by name, or None: no message makes us dial elsewhere."""
+        for bridge in self._bridges:
+            if bridge.peer == node and not bridge.is_over:
+                return bridge
+        known = self._peers.get(node)
+        if known is None:
+            return None
+        return await self.bridge_at(self.address(known.url, known.token, known.ssl))
+
+    def _take_link(self, link: Link) -> None:
+        bridge = Bridge(self)
+        link.start(bridge.on_event, bridge.on_lost)
+        bridge.attach(link)
+        self._bridges.add(bridge)
+
+    def forget(self, bridge: Bridge) -> None:
+        """Take note that a bridge is over."""
+        self._bridges.discard(bridge)
+        self._introduced = {each for each in self._introduced if each[0] is not bridge}
+
+    # -- what the parts of the node need of it --
+
+    def emit(self, event: Any) -> None:
+        """Show an event to whoever reads the runtime's."""
+        self.runtime.emit(event)
+
+    def bury(
+        self, agent: Any, msg: Any, reason: str, error: BaseException | None, *, is_heard_only: bool = False
+    ) -> None:
+        """Make a message that was not delivered a dead letter of the runtime."""
+        self.runtime.bury(agent, msg, reason, error, is_heard_only=is_heard_only)
+
+    async def fetch(
+        self, bridge: Bridge, id: str, name: str, deadline: float | None = None, *, is_here: bool = False
+    ) -> Msg:
+        """Return a result that is kept on another node.
+
+        That node may know a better place; ``is_here``: not any more.
+        """
+        answer = await self.ask(bridge, name, FETCH, {"id": id, "here": is_here}, deadline)
+        home = answer.get("node") if type(answer) is dict and answer.get("__type") == "Reply" else None
+        if is_here or not is_name(home):
+            return read_msg(answer, bridge)
+        if home == self.name:
+            return await (await self.replies.find(id, may_come=False))
+        at_home = await self.bridge_to(home)
+        return await self.fetch(at_home or bridge, id, name, deadline, is_here=True)
+
+    def take_back(self, bridge: Bridge, id: str) -> None:
+        """Cancel what was submitted over a bridge, as soon as there is room for saying so."""
+        try:
+            bridge.tell(NODE, {"id": id}, op="cancel")
+        except CannotSend as problem:
+            if problem.code in PASSING and not bridge.is_over:
+                target = NODE if problem.code == "no_credit" else None
+                bridge.when_room(target, partial(self.take_back, bridge, id))
+
+    async def _give(self, id: str, bridge: Bridge, *, is_here: bool) -> dict[str, Any]:
+        """Return a result, or where it is kept if that is elsewhere: it need not go through this node."""
+        reply = await self.replies.find(id)
+        if isinstance(reply, RemoteReply) and reply.placed is not None and not (is_here or reply.done()):
+            await asyncio.wait([reply.placed])
+            if reply.home is not None and reply.home != self.name:
+                with suppress(CannotSend, FrameError):
+                    self.introduce(reply, bridge)
+                return {"__type": "Reply", "name": reply.name, "node": reply.home, "id": id}
+        return (await reply).to_dict()
+
+    async def operate(self, op: str, body: Any, bridge: Bridge) -> Any:
+        """Do what another node asks of this one itself."""
+        if op == FETCH:
+            return await self._give(_id_in(body), bridge, is_here=body.get("here") is True)
+        if op == "interrupt":
+            return await self._interrupt(body, bridge)
+        if op == "ps":
+            return self.report(bridge.peer).to_dict()
+        raise ForbiddenError(f"There is no operation {op!r} on a node.")
+
+    async def _interrupt(self, body: Any, bridge: Bridge) -> bool:
+        """End the running turn of an agent: asked of the node, so that it need not queue for the agent."""
+        key, x = (body.get("key"), body.get("x")) if type(body) is dict else (None, None)
+        if not is_target(key):
+            raise MessageError("body", "is an object with the key of an agent")
+        reason = None if x is None else Msg.from_dict(x).text
+        return await self.exports.find(key, bridge.peer).agent.interrupt(reason)
+
+    def hear(self, op: str, body: Any, bridge: Bridge) -> None:
+        """Take what another node tells this one itself."""
+        if op == "cancel":
+            self.replies.cancel(_id_in(body))
+        elif op == "returned":
+            self._take_back(body, bridge)
+        elif op == "introduce":
+            self._meet(body, bridge)
+        elif op == "probe":
+            self._probe(body, bridge)
+        else:
+            raise ForbiddenError(f"There is no operation {op!r} on a node.")
+
+    def _take_back(self, body: Any, bridge: Bridge) -> None:
+        """Bury a letter of ours that could not be placed over there."""
+        if type(body) is not dict or type(body.get("to")) is not str or type(body.get("body")) is not dict:
+            raise MessageError("body", "is an object with the letter that comes back")
+        if not bridge.take_back(body["to"]):
+            raise ForbiddenError(f"No letter was sent to {body['to'][:64]!r} that could come back.")
+        failure = Failure(
+            str(body.get("code"))[:64], str(body.get("text"))[:1000], str(body.get("type", ""))[:200]
+        )
+        error = error_of(failure, agent=body["to"], node=bridge.peer)
+        error.add_note(f"Returned by node {bridge.peer}.")
+        x = body["body"].get("x")
+        msg = Msg.from_dict(x) if isinstance(x, dict) and x.get("__type") in ("Msg", "Tht") else x
+        self.runtime.bury(body["to"][:200], msg, "not delivered", error)
+
+    def introduce(self, x: Any, bridge: Bridge) -> None:
+        """Tell a node that we started where a result is kept that it is about to be given."""
+        home = x.home if isinstance(x, RemoteReply) else None
+        if home is None or home == bridge.peer or home not in self.started or bridge.peer not in self.started:
+            return
+        url = self.started[home]  # another one when it was started again
+        if (bridge, url) not in self._introduced:
+            bridge.tell(NODE, {"node": home, "url": url}, op="introduce")
+            self._introduced.add((bridge, url))
+
+    def _probe(self, body: Any, bridge: Bridge) -> None:
+        """Follow a circle of waits of somebody who has no room to ask an agent here."""
+        key, path = (body.get("to"), body.get("path")) if type(body) is dict else (None, None)
+        if not is_target(key) or not path or not is_path(path, MAX_HOPS):
+            raise MessageError("body", "is an object with the key of an agent and a path of names")
+        turn = self.exports.find(key, bridge.peer).agent.mailbox.turn
+        if turn is not None:
+            self.waits.probe_on(turn, tuple(path), is_holder=True)
+
+    def _meet(self, body: Any, bridge: Bridge) -> None:
+        if not self.exports.grant(bridge.peer).is_owner:
+            raise ForbiddenError(f"Node {bridge.peer!r} may not say where others are.")
+        node, url = (body.get("node"), body.get("url")) if type(body) is dict else (None, None)
+        if not is_name(node) or type(url) is not str or not url.startswith(("ws://", "wss://")):
+            raise MessageError("body", "is an object with the name and the URL of a node")
+        self._peers[node] = Address(url, self.family_token)
+
+    def watch(self, line: Line, watch: Watch) -> None:
+        """Have a watch fire when an agent of another node is gone."""
+        self.start(self._watch(line, watch))
+
+    async def _watch(self, line: Line, watch: Watch) -> None:
+        try:
+            bridge, id = await line.join(lambda bridge, key: (bridge, bridge.watch(key, watch.fire)))
+        except Exception as error:
+            get_logger().info("watched_node_down", error=str(error))
+            watch.fire("node_down")
+        else:
+            watch.on_end(lambda: bridge.unwatch(id))
+
+    def report(self, node: str) -> NodeReport:
+        """Return who is here that ``node`` may use, and, if that is everybody, who waits for whom."""
+        agents = [AgentReport.of(exported) for exported in self.exports.usable_by(node)]
+        is_all = self.exports.grant(node).agents is None
+        return NodeReport(self.name, agents, self.runtime.graph() if is_all else [])
+
+
+def split_agent_url(url: str) -> tuple[str, str]:
+    """Return the URL of the node and the key of the agent.
+
+    Raises:
+        ConfigError: the URL names no agent.
+    """
+    base, _, key = url.rpartition("/")
+    if "://" not in base or base.endswith(":/") or not is_target(key):
+        raise ConfigError(
+            f"{url!r} is no URL of an agent: that is ws://host:port/key, and a key is 1 to 64 letters, "
+            f"digits, '_', '.' or '-', the first not '_'."
+        )
+    return base, key
+
+
+def _normal(url: str) -> str:
+    """Return one spelling for the same node, which is to have one link."""
+    scheme, mark, rest = url.rstrip("/").partition("://")
+    if rest == "localhost" or rest.startswith("localhost:"):
+        rest = "127.0.0.1" + rest.removeprefix("localhost")
+    return f"{scheme}{mark}{rest}"
+
+
+def _host_and_port(url: str, is_encrypted: bool) -> tuple[str, int]:
+    expected = "wss" if is_encrypted else "ws"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"listen={url!r} is no URL: {error}.") from None
+    if parts.scheme != expected or not parts.hostname or parts.path not in ("", "/"):
+        hint = " (with ssl= it is wss)" if is_encrypted else " (wss needs ssl=)"
+        raise ConfigError(f"listen= is a URL like {expected}://127.0.0.1:12010{hint}, got {url!r}.")
+    if port is None:
+        raise ConfigError(f"listen={url!r} has no port. Give one, or 0 for any that is free.")
+    return parts.hostname, port
+
+
+def _is_of_no_use(dialing: asyncio.Task[Bridge]) -> bool:
+    if dialing.cancelled() or dialing.exception() is not None:
+        return True
+    return dialing.result().is_over
+
+
+def _note_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever wanted to know may be gone by now
+
+
+def _id_in(body: Any) -> str:
+    id = body.get("id") if type(body) is dict else None
+    if not is_reply_id(id):
+        raise MessageError("id", "is 32 hex digits")
+    return str(id)
