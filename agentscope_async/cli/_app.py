@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import chat as _chat, debate as _debate, doctor as _doctor
+from . import chat as _chat, debate as _debate, doctor as _doctor, node as _node, ps as _ps
 from ._plan import DEFAULTS
 from ._run import run
 
@@ -43,6 +43,13 @@ ModelConfigs = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.json", exists=True, dir_okay=False, help="Model configurations that --model may name."
+    ),
+]
+
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", exists=True, dir_okay=False, help="Holds the token that nodes show each other."
     ),
 ]
 
@@ -139,6 +146,80 @@ def debate(
 def doctor() -> None:
     """Show what is installed and which models can be used."""
     run(_doctor.doctor(is_terminal=sys.stdout.isatty()))
+
+
+@app.command()
+def node(
+    listen: Annotated[
+        str, typer.Option(metavar="URL", help="Where to listen; port 0 is any free one.")
+    ] = _node.LISTEN,
+    name: Annotated[
+        str | None, typer.Option(help="Under which other nodes know this one.", show_default="random")
+    ] = None,
+    token_file: TokenFile = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.pem", exists=True, dir_okay=False, help="The certificate for wss://."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem", exists=True, dir_okay=False, help="Its key, if in a file of its own."
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS", help="Others may create its agents: DialogAgent, module:Class. Can be repeated."
+        ),
+    ] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=MODEL",
+            help="Serve an assistant at URL/KEY; all who use it share one talk. Can be repeated.",
+        ),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=URL", help="Where another node is. Can be repeated."),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(metavar="S", min=0, help="Seconds for what is under way when told to stop.")
+    ] = 10.0,
+    model_configs: ModelConfigs = None,
+) -> None:
+    """Serve agents to other processes and machines, until SIGTERM or Ctrl-C."""
+    terms = _node.Terms(
+        listen=listen,
+        name=name,
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        allow=allow or (),
+        agents=agent or (),
+        peers=peer or (),
+        model_configs=model_configs,
+        grace_s=grace,
+    )
+    run(_node.serve(terms))
+
+
+@app.command()
+def ps(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Of the node, for instance ws://127.0.0.1:12010.")
+    ],
+    token_file: TokenFile = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem", exists=True, dir_okay=False, help="Whose certificates to trust for wss://."
+        ),
+    ] = None,
+) -> None:
+    """Show what the agents of a node do, and who waits on whom."""
+    run(_ps.ps(url, token_file=token_file, tls_ca=tls_ca))
 
 
 def _is_given(context: typer.Context, option: str) -> bool:
