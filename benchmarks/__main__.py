@@ -10,7 +10,18 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = ("local", "models", "million", "monitor", "budget", "limits", "safety", "imports")
+COMMANDS = (
+    "local",
+    "distributed",
+    "links",
+    "models",
+    "million",
+    "monitor",
+    "budget",
+    "limits",
+    "safety",
+    "imports",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,6 +16,8 @@ The fake model wakes its callers with one timer for each hundredth of a second, 
 their second, and keeps a future for each call; ``direct`` shows what that saves against
 ``sleep``, which has a timer for each coroutine. Time and CPU count from the first agent
 made to the last answer checked in; bytes are the growth of the peak resident set.
+
+``--nodes 2`` spreads the agents over as many other processes, asked over loopback from one.
 """
 
 from __future__ import annotations
@@ -154,6 +156,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="rounds to take the median of (default: 3)"
     )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="spread the agents over N other processes",
+    )
     parser.add_argument("--plot", metavar="FILE.png", help="draw the CPU ratios; needs matplotlib")
     parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
 
@@ -164,6 +173,10 @@ def run(args: argparse.Namespace) -> int:
     if args.side:
         print(json.dumps(asdict(_measure_here(args.side, count, is_tuned=args.gc == "tuned"))))
         return 0
+    if args.nodes:
+        from . import million_nodes
+
+        return million_nodes.run(args, count)
     facts = machine_facts()
     print_facts(facts)
     rounds = _rounds(count, args.gc, 1 if args.smoke else args.rounds)
