@@ -16,6 +16,7 @@ from ._deadlock import current_waits
 from ._hosting import Hosting, OnFatal
 from ._rundir import RunDirectory
 from ._services import RunServices
+from ._tasks import run_all
 from ._turn import open_turn
 from .errors import ConfigError, InterruptedTurnError, NoRuntimeError, RuntimeClosedError
 from .events import Event, LetterBuried
@@ -203,9 +204,12 @@ class Runtime:
             await self._close()
 
     async def _finish_work(self) -> None:
-        if self._node is not None:
-            await self._node.drain(self.grace)
-        await self._settled()
+        """Let what was taken on end: what others wait for and our own letters, then what these need."""
+        if self._node is None:
+            await self._settled()
+            return
+        await run_all([self._node.refuse(self.grace), self._settled()])
+        await self._node.drain(self.grace)
 
     async def _close(self) -> None:
         """Answer every waiter, end every task, forget the runtime; must not be left half done."""

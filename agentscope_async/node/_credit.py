@@ -26,7 +26,7 @@ class Outflow:
         if self.used >= self.upto:
             self.is_blocked = True
             raise CannotSend(
-                "no_credit", f"{target!r} was sent {self.used:,} frames and may be sent no more yet."
+                "no_credit", f"{target!r} was sent {self.used:,} frames and may be sent no more yet.", target
             )
 
     def charge(self) -> None:

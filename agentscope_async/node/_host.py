@@ -50,6 +50,11 @@ class Host:
         self._told: dict[tuple[str, str], _Told] = {}
         self._watched: dict[int, list[Any]] = {}
 
+    @property
+    def bridge(self) -> Bridge:
+        """The link that is served."""
+        return self._bridge
+
     # -- asks --
 
     def serve(self, ask: Ask) -> None:
@@ -59,7 +64,7 @@ class Host:
         # A result may be waited for as long as it takes; that is not to hold up other requests.
         is_consumed = ask.to == NODE and ask.op == FETCH and len(self._served) < MAX_WAITING
         if is_consumed:
-            self._consume(NODE)
+            self._loop.call_soon(self._consume, NODE)  # the link may not be attached yet
         work = self._serve(ask, due, is_consumed=is_consumed)
         # The name is given so that none is made up for each.
         task = self._loop.create_task(work, name=ask.to, context=self._node.context.copy())
@@ -68,7 +73,8 @@ class Host:
     def spawn(self, request: Spawn) -> None:
         """Create an agent, and answer with its key."""
         try:
-            exported = self._node.exports.spawn(request, self._bridge.peer)
+            spawn = self._node.exports.spawn
+            exported = self._node.context.copy().run(spawn, request, self._bridge.peer)
         except Exception as error:
             self._answer_soon(request.id, error)
         else:
@@ -205,7 +211,7 @@ class Host:
 
     def withdraw(self, exported: Exported) -> None:
         """Export an agent no longer."""
-        self._node.exports.remove(exported.key)
+        self._node.exports.remove_if(exported)
 
     def _consume(self, target: str) -> None:
         self._bridge.link.session.consumed(target)
@@ -430,7 +436,7 @@ async def _state(host: Host, exported: Exported, x: Any) -> dict[str, Any]:
 
 async def _load_state(host: Host, exported: Exported, x: Any) -> None:
     host.check_creator(exported, "load the state of")
-    await exported.agent.load_state(_wire.read_state(x))
+    await exported.agent.load_state(_wire.read_state(x, host.bridge))
 
 
 async def _stop(host: Host, exported: Exported, x: Any) -> None:

@@ -67,7 +67,7 @@ class Lifecycle:
         self._grants: set[str | int] = set()
         self._is_peer_draining = self._is_bye_due = self._is_ask_wanted = False
         self._bye: bytes | None = None
-        self._probes: deque[bytes] = deque(maxlen=256)
+        self._probes: deque[bytes] = deque(maxlen=2048)
         self._hbr: int | None = None
         self._heard_at = self._written_at = self._ticked_at = self._acked_at = 0.0
         self._acked_rx = 0

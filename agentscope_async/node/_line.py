@@ -143,7 +143,7 @@ class Line:
         except CannotSend as problem:
             if problem.code in PASSING:
                 self._is_paused = True
-                bridge.when_room(self._key if problem.code == "no_credit" else None, self.resume)
+                bridge.when_room(problem.target, self.resume)
                 return False
             sent.set_exception(_refusal(bridge, problem))
         except FrameError as problem:
@@ -167,6 +167,7 @@ class Line:
         for _, sent in waiting or ():
             if not sent.done():
                 sent.set_exception(error)
+                sent.exception()  # whoever waits may be cancelled at this moment
 
 
 def _raise_unless_passing(bridge: Bridge, problem: CannotSend | FrameError) -> None:

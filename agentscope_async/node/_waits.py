@@ -11,21 +11,23 @@ detection, ACM TOCS 1 (1983).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._deadlock import Blocked
 from .._turn import Turn
-from ..errors import DeadlockError
+from ..errors import AskTimeoutError, DeadlockError
 from .frames import MAX_HOPS
 
 if TYPE_CHECKING:
     from ._line import Line
     from .bridge import Bridge
 
-__all__ = ["PROBE_EVERY_S", "Asked", "ForeignTurn", "Waits"]
+__all__ = ["PROBE_EVERY_S", "Asked", "ForeignTurn", "Waits", "in_time"]
+
+T = TypeVar("T")
 
 PROBE_EVERY_S = 0.25
 """An ask from within a turn that takes longer may be part of a circle of waits."""
@@ -215,6 +217,24 @@ class Waits:
 
     def _own(self, label: str) -> Asked | None:
         return self._asked.get(label)
+
+
+async def in_time(deadline: float | None, agent: str, work: Awaitable[T]) -> T:
+    """Await ``work`` until the event loop's clock shows ``deadline``, if there is one.
+
+    Raises:
+        AskTimeoutError: it took longer.
+    """
+    if deadline is None:
+        return await work
+    left_s = deadline - asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise AskTimeoutError(agent, left_s) from None
+        raise
 
 
 def _shown(label: str) -> str:

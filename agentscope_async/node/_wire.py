@@ -133,11 +133,29 @@ def _urls_of(parts: Any) -> Iterator[str]:
             yield from _urls_of(getattr(part, "content", None))
 
 
-def read_state(x: Any) -> dict[str, Any]:
+def names_file(value: Any) -> bool:
+    """Whether a value from another node holds, somewhere, a message with a path of this machine."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            urls = value.get("url")
+            urls = urls if isinstance(urls, list) else [urls]
+            if any(isinstance(url, str) and is_local(url) for url in urls):
+                return True
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+    return False
+
+
+def read_state(x: Any, bridge: Bridge) -> dict[str, Any]:
     """Return the state that is the content of a message."""
     if not isinstance(x, Msg) or not isinstance(x.content, dict):
         raise MessageError("x", "is a message with the state as its content")
     state: dict[str, Any] = x.to_dict()["content"]
+    if not bridge.is_family and names_file(state):
+        raise MessageError("url", "of what another node gives to remember is http, https or data, no file")
     return state
 
 

@@ -16,6 +16,7 @@ from ..logging import get_logger
 from ._host import Host
 from ._replies import RemoteReply
 from ._waits import PROBE_EVERY_S, Asked
+from ._wire import names_file
 from .events import (
     CreditGranted,
     Event,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bridge"]
 
+PROBES_AT_A_TIME = 512
+
 
 class Bridge:
     """One link, and what is under way on it.
@@ -43,6 +46,7 @@ class Bridge:
     Attributes:
         link: the link.
         asks: what was asked of the other node, by the id of its frame.
+        is_to_child: the other node is a process that we started, at the address and with the secret it has.
     """
 
     link: Link
@@ -57,7 +61,10 @@ class Bridge:
         self._watches: dict[int, Callable[[str], None]] = {}
         self._told: dict[str, int] = {}  # letters that may come back, by key
         self._probing: asyncio.TimerHandle | None = None
+        self._probed = 0  # up to which ask, in the last round of probes
         self.is_over = False
+        self.over_reason = ""
+        self.is_to_child = False
         self._is_attached = False
 
     def attach(self, link: Link) -> None:
@@ -74,7 +81,7 @@ class Bridge:
     @property
     def is_family(self) -> bool:
         """The other node was started by this one, or this one by it: both are on one machine, and trusted."""
-        return self.peer in self.node.started or self.node.exports.grant(self.peer).is_owner
+        return self.is_to_child or self.node.exports.grant(self.peer).is_owner
 
     # -- what others do with it --
 
@@ -212,9 +219,9 @@ class Bridge:
     def on_lost(self, lost: SessionLost) -> None:
         """Answer everybody: the session is over."""
         reason = lost.reason
-        if reason == "refused" and self.peer in self.node.started:
+        if reason == "refused" and self.is_to_child:
             reason = "exited"  # a child of ours; that its process has ended is about to be told
-        self.is_over = True
+        self.is_over, self.over_reason = True, reason
         if self._probing is not None:
             self._probing.cancel()
         self._host.lose()
@@ -257,7 +264,10 @@ class Bridge:
         if reply.failure is None:
             asked.resolve(reply.body)
         else:
-            asked.fail(error_of(reply.failure, agent=asked.agent, node=self.peer))
+            failure = reply.failure
+            if failure.facts is not None and not self.is_family and names_file(failure.facts):
+                failure.facts = None
+            asked.fail(error_of(failure, agent=asked.agent, node=self.peer))
 
     def _take_down(self, down: Down) -> None:
         fire = self._watches.pop(down.id, None)
@@ -290,8 +300,11 @@ class Bridge:
     def _probe_all(self) -> None:
         self._probing = None
         asking = [asked for asked in self.asks.values() if asked.label]
-        for asked in asking:
+        # So many at a time that there is room for those that others send on; the rest next time.
+        begin = self._probed if self._probed < len(asking) else 0
+        for asked in asking[begin : begin + PROBES_AT_A_TIME]:
             self.probe(asked, (asked.label,))
+        self._probed = begin + PROBES_AT_A_TIME
         if asking and not self.is_over:
             self._probing = self._loop.call_later(PROBE_EVERY_S, self._probe_all)
 

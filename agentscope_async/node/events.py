@@ -31,11 +31,13 @@ class CannotSend(RuntimeError):
         code: ``outbox_full`` or ``too_many_asks`` (until :class:`RoomBack`), ``no_credit`` (until
             :class:`CreditGranted`), ``not_linked`` (until the first :class:`LinkUp`), ``draining``,
             ``session_over``, ``too_many_targets``, or ``not_asked``: no such ask waits for a reply.
+        target: whose credit is used up; else None.
     """
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, target: str | int | None = None) -> None:
         super().__init__(text)
         self.code = code
+        self.target = target
 
 
 @dataclass(slots=True)

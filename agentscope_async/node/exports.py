@@ -117,6 +117,11 @@ class Exports:
         for tell in list(self._on_removed.pop(key, {}).values()):
             tell()
 
+    def remove_if(self, exported: Exported) -> None:
+        """Export this agent no longer, unless another one has its key by now."""
+        if self._exported.get(exported.key) is exported:
+            self.remove(exported.key)
+
     def when_removed(self, key: str, tell: Callable[[], None]) -> Callable[[], None]:
         """Call ``tell`` once the agent of this key is exported no longer; returns what takes that back."""
         waiting = self._on_removed.setdefault(key, {})  # not a list: another node may set thousands
@@ -227,7 +232,9 @@ def _checked_config(
     arguments = {key: value for key, value in config.items() if key != "class"}
     if not brings_models and _holds_model(arguments):
         raise ConfigError("The model of an agent created from another node is a name that is known here.")
-    if not brings_models and _names_file(arguments.get("model")):
+    if not brings_models and (
+        _names_file(arguments.get("model")) or _names_file(arguments.get("model_config_name"))
+    ):
         raise ConfigError("The model of an agent created from another node is no file of this machine.")
     known = _parameters(kind)
     unknown = set(arguments) - set(known)

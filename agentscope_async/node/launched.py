@@ -48,7 +48,7 @@ class Child:
         }
         self._classes: list[type] = []
         self._modules: list[str] = []
-        self._residents: set[str] = set()
+        self._residents: set[object] = set()
         self._restarts = Restarts()
         self._pause_s: float | None = 0.0  # before the next start; None: it failed too often
         self._failure: Exception | None = None
@@ -56,7 +56,7 @@ class Child:
         self._is_closed = False
         node.children.add(self)
 
-    def admit(self, agent: AgentBase, key: str) -> None:
+    def admit(self, agent: AgentBase, resident: object) -> None:
         """Make room for an agent; the process lives as long as there is one.
 
         Raises:
@@ -75,7 +75,11 @@ class Child:
                 importable_name(type(agent.model))
                 self._modules.append(str(module))
             self._classes.append(type(agent))
-        self._residents.add(key)
+        self._residents.add(resident)
+
+    def is_at(self, token: str | None) -> bool:
+        """Whether this is the secret that lets us in there."""
+        return token == self._token
 
     @property
     def address(self) -> Address:
@@ -102,12 +106,12 @@ class Child:
             raise RuntimeClosedError("The child process of this agent is being ended.")
         return starting.result()
 
-    def leave(self, key: str) -> None:
+    def leave(self, resident: object) -> None:
         """Take note that an agent is not needed any more; the process ends with its last one."""
-        self._residents.discard(key)
+        self._residents.discard(resident)
         if not self._residents and not self._is_closed and self._node.runtime.is_open:
             self._is_closed = True
-            self._node.start(self.aclose())
+            self._node.start(self.aclose(self._node.runtime.grace))
 
     async def aclose(self, grace_s: float = STOP_S) -> None:
         """End the process, for good; at once when this is cancelled."""
@@ -164,10 +168,46 @@ class Child:
             get_logger().error("child_given_up", node=self.name, error=brief(error))
 
 
-class Launched:
+class _Maker:
+    """Finds an agent elsewhere, where it is made first: once, however many look for it at a time.
+
+    An attempt that failed or was cut off leaves nothing that the next one could stumble over: each
+    makes the agent under another key.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._making: asyncio.Task[tuple[Bridge, str]] | None = None
+        self.key = ""
+
+    async def find(self) -> tuple[Bridge, str]:
+        """Return the bridge to the agent's node and its key there, making it if it is not there yet."""
+        if self._making is None:
+            self._making = self._node.start_task(self._make(), name="make an agent")
+            self._making.add_done_callback(self._end_making)
+        making = self._making
+        await asyncio.wait([making])
+        if making.cancelled():
+            raise RuntimeClosedError("The runtime is being left.")
+        return making.result()
+
+    def _end_making(self, making: asyncio.Task[tuple[Bridge, str]]) -> None:
+        self._making = None
+
+    async def _make(self) -> tuple[Bridge, str]:
+        raise NotImplementedError
+
+    async def _spawn(self, bridge: Bridge, kind: str, config: dict[str, Any], state: dict[str, Any]) -> None:
+        key = f"agent-{token_hex(8)}"
+        await self._node.spawn_at(bridge, kind, config, key, state=state)
+        self.key = key
+
+
+class Launched(_Maker):
     """Finds an agent in a child process, where it is made from its settings and state."""
 
     def __init__(self, agent: AgentBase, child: Child, node: Node) -> None:
+        super().__init__(node)
         self._kind = type(agent).__name__
         self._config = agent.export_config()
         _check_model(self._config, node)
@@ -175,24 +215,22 @@ class Launched:
         self._agent: AgentBase | None = agent
         self._state: dict[str, Any] = {}
         self._made_in: ChildProcess | None = None
-        self._node = node
         self._is_stopped = False
         self.child = child
-        self.key = f"agent-{token_hex(8)}"
-        child.admit(agent, self.key)
+        self._resident = object()
+        child.admit(agent, self._resident)
 
     @property
     def url(self) -> str | None:
         """Where the agent is; None while its process does not run."""
-        return f"{self.child.process.url}/{self.key}" if self.child.process is not None else None
+        return f"{self.child.process.url}/{self.key}" if self.is_made and self.child.process else None
 
     @property
     def is_made(self) -> bool:
         """It was made, in a process that runs."""
         return self._made_in is not None and self._made_in is self.child.process
 
-    async def find(self) -> tuple[Bridge, str]:
-        """Return the bridge to the child and the agent's key, starting and making them if need be."""
+    async def _make(self) -> tuple[Bridge, str]:
         if self._is_stopped:
             raise AgentStoppedError(self._name)
         if self._agent is not None:
@@ -200,48 +238,46 @@ class Launched:
         process = await self.child.running()
         bridge = await self._node.bridge_at(self.child.address)
         if self._made_in is not process:
-            await self._node.spawn_at(bridge, self._kind, self._config, self.key, state=self._state)
+            await self._spawn(bridge, self._kind, self._config, self._state)
             self._made_in = process
         return bridge, self.key
 
     def end_with(self, remote: object) -> None:
         """End the agent, and its process if it was the last one there, once nobody has ``remote``."""
         loop = asyncio.get_running_loop()
-        weakref.finalize(remote, _leave_soon, loop, self.child, self.key).atexit = False
+        weakref.finalize(remote, _leave_soon, loop, self.child, self._resident).atexit = False
 
     def leave(self) -> None:
         """Take note that the agent is stopped."""
         self._is_stopped = True
-        self.child.leave(self.key)
+        self.child.leave(self._resident)
 
 
-def _leave_soon(loop: asyncio.AbstractEventLoop, child: Child, key: str) -> None:
+def _leave_soon(loop: asyncio.AbstractEventLoop, child: Child, resident: object) -> None:
     if not loop.is_closed():  # else the child has ended with its runtime
-        loop.call_soon_threadsafe(partial(child.leave, key))
+        loop.call_soon_threadsafe(partial(child.leave, resident))
 
 
-class Spawned:
+class Spawned(_Maker):
     """Finds an agent on a node that runs already, where it is made when first needed."""
 
     def __init__(self, agent: AgentBase, node: Node, address: Address) -> None:
+        super().__init__(node)
         self._kind = type(agent).__name__
         self._config = agent.export_config()
         self._agent: AgentBase | None = agent
-        self._node = node
         self._address = address
-        self.key = f"agent-{token_hex(8)}"
 
     @property
     def url(self) -> str:
-        """The URL of the agent."""
+        """The URL of the agent; that of its node until it is made."""
         return f"{self._address.url}/{self.key}"
 
-    async def find(self) -> tuple[Bridge, str]:
-        """Return the bridge to the node and the agent's key, making the agent if it is not there yet."""
+    async def _make(self) -> tuple[Bridge, str]:
         bridge = await self._node.bridge_at(self._address)
         if self._agent is not None:
             state = await self._agent.state()
-            await self._node.spawn_at(bridge, self._kind, self._config, self.key, state=state)
+            await self._spawn(bridge, self._kind, self._config, state)
             self._agent = None
         return bridge, self.key
 

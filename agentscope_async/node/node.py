@@ -21,7 +21,7 @@ from ._door import certified_name
 from ._grammar import is_name, is_path, is_target
 from ._line import PASSING, Line, Locator
 from ._replies import FETCH, RemoteReply, Replies
-from ._waits import Asked, Waits
+from ._waits import Asked, Waits, in_time
 from ._wire import is_reply_id, read_msg
 from .bridge import Bridge
 from .connection import new_token
@@ -129,7 +129,7 @@ class Node:
             self.name, new_incarnation(), window_s=runtime.resume_s, outbox_frames=OUTBOX_FRAMES
         )
         self._bridges: set[Bridge] = set()
-        self._dialed: dict[tuple[str, str | None], asyncio.Task[Bridge]] = {}
+        self._dialed: dict[tuple[str, str | None, int], asyncio.Task[Bridge]] = {}
         self._introduced: set[tuple[Bridge, str]] = set()
         self.started: dict[str, str] = {}
         self.ending: set[asyncio.Task[None]] = set()
@@ -185,18 +185,21 @@ class Node:
         self._listener = await self._switchboard.listen(host, port, ssl=self._ssl, **proof)
         self.url = self._listener.url.rstrip("/")
 
-    async def drain(self, grace_s: float) -> None:
-        """Take no new work, and let what is under way end, for at most ``grace_s`` seconds."""
+    async def refuse(self, grace_s: float) -> None:
+        """Let others have no new work done here, and what is under way for them end."""
         if self._listener is not None:
             await self._listener.aclose()
-        closing = [link.aclose(grace_s) for link in self._links()]
         if self._switchboard is not None:
-            closing.append(self._switchboard.aclose(grace_s))
-        await asyncio.gather(*closing)
+            await self._switchboard.aclose(grace_s)
+
+    async def drain(self, grace_s: float) -> None:
+        """Let what we have under way elsewhere end, then the children."""
+        await asyncio.gather(*(link.aclose(grace_s) for link in self._links()))
         await asyncio.gather(*(child.aclose(grace_s) for child in list(self.children)))
 
     async def aclose(self) -> None:
         """Close every link; answer whoever waits for something from elsewhere; end every child."""
+        self.waits.close()
         await run_all([self._close_links(), *(child.aclose() for child in list(self.children))])
         if self.ending:
             await asyncio.wait(self.ending, timeout=KILL_WAIT_S)
@@ -322,7 +325,12 @@ class Node:
         if state and any(state.values()):
             load = Asked(key, None, is_heard=False)
             body = {"x": Msg("state", state, "user").to_dict()}
-            await self._send_and_wait(bridge, load, partial(bridge.ask, key, body, load, op="load_state"))
+            try:
+                await self._send_and_wait(bridge, load, partial(bridge.ask, key, body, load, op="load_state"))
+            except Exception:
+                with suppress(CannotSend, FrameError):  # an agent without its memory is not what was wanted
+                    bridge.ask(key, {"x": None}, Asked(key, None, is_heard=False), op="stop")
+                raise
         if type(answer) is not dict or answer.get("key") != key:
             raise MessageError("key", f"of the created agent is not what node {bridge.peer!r} was asked for")
         return key
@@ -339,7 +347,7 @@ class Node:
             deadline = _context.deadline.get()
         with self.waits.waiting(asked) as chain:
             send = partial(bridge.ask, NODE, body, asked, op=op, chain=chain, deadline=deadline)
-            return await self._send_and_wait(bridge, asked, send)
+            return await in_time(deadline, name, self._send_and_wait(bridge, asked, send))
 
     async def _send_and_wait(self, bridge: Bridge, asked: Asked, send: Callable[[], bool]) -> Any:
         """Send once there is room, and return the answer."""
@@ -350,7 +358,7 @@ class Node:
             except CannotSend as problem:
                 if bridge.is_over or problem.code == "draining":
                     raise NodeDown(bridge.peer, reason=problem.code, outcome="not_delivered") from None
-                await bridge.room(NODE if problem.code == "no_credit" else None)
+                await bridge.room(problem.target)
             except FrameError as problem:
                 raise ConfigError(f"This cannot be sent to node {bridge.peer!r}: {problem}") from None
         try:
@@ -373,9 +381,9 @@ class Node:
         """
         if not self.runtime.is_open:
             raise RuntimeClosedError("The runtime of this remote agent was left.")
-        place = address.url, address.token
+        place = address.url, address.token, id(address.ssl)
         dialing = self._dialed.get(place)
-        if dialing is None or (dialing.done() and _is_of_no_use(dialing)):
+        if dialing is None or _is_of_no_use(dialing):
             dialing = self._dialed[place] = self.start_task(self._dial(address), name=f"dial {address.url}")
         if not dialing.done():
             await asyncio.wait([dialing])
@@ -385,6 +393,7 @@ class Node:
 
     async def _dial(self, address: Address) -> Bridge:
         bridge = Bridge(self)
+        bridge.is_to_child = any(child.is_at(address.token) for child in self.children)
         link = await Link.dial(
             address.url, self._settings, on_event=bridge.on_event, on_lost=bridge.on_lost,
             token=address.token, ssl=address.ssl,
@@ -396,7 +405,8 @@ class Node:
     async def bridge_to(self, node: str) -> Bridge | None:
         """Return the bridge to a node we know by name, or None: no message makes us dial elsewhere."""
         for bridge in self._bridges:
-            if bridge.peer == node and not bridge.is_over:
+            is_proven = bridge.is_to_child or node not in self.started
+            if bridge.peer == node and is_proven and not bridge.is_over:
                 return bridge
         known = self._peers.get(node)
         if known is None:
@@ -412,6 +422,7 @@ class Node:
     def forget(self, bridge: Bridge) -> None:
         """Take note that a bridge is over."""
         self._bridges.discard(bridge)
+        self._dialed = {place: each for place, each in self._dialed.items() if not _is_of_no_use(each)}
         self._introduced = {each for each in self._introduced if each[0] is not bridge}
 
     # -- what the parts of the node need of it --
@@ -448,8 +459,7 @@ class Node:
             bridge.tell(NODE, {"id": id}, op="cancel")
         except CannotSend as problem:
             if problem.code in PASSING and not bridge.is_over:
-                target = NODE if problem.code == "no_credit" else None
-                bridge.when_room(target, partial(self.take_back, bridge, id))
+                bridge.when_room(problem.target, partial(self.take_back, bridge, id))
 
     async def _give(self, id: str, bridge: Bridge, *, is_here: bool) -> dict[str, Any]:
         """Return a result, or where it is kept if that is elsewhere: it need not go through this node."""
@@ -505,13 +515,13 @@ class Node:
         error = error_of(failure, agent=body["to"], node=bridge.peer)
         error.add_note(f"Returned by node {bridge.peer}.")
         x = body["body"].get("x")
-        msg = Msg.from_dict(x) if isinstance(x, dict) and x.get("__type") in ("Msg", "Tht") else x
+        msg = read_msg(x, bridge) if isinstance(x, dict) and x.get("__type") in ("Msg", "Tht") else x
         self.runtime.bury(body["to"][:200], msg, "not delivered", error)
 
     def introduce(self, x: Any, bridge: Bridge) -> None:
         """Tell a node that we started where a result is kept that it is about to be given."""
         home = x.home if isinstance(x, RemoteReply) else None
-        if home is None or home == bridge.peer or home not in self.started or bridge.peer not in self.started:
+        if home is None or home == bridge.peer or home not in self.started or not bridge.is_to_child:
             return
         url = self.started[home]  # another one when it was started again
         if (bridge, url) not in self._introduced:
@@ -594,6 +604,8 @@ def _host_and_port(url: str, is_encrypted: bool) -> tuple[str, int]:
 
 
 def _is_of_no_use(dialing: asyncio.Task[Bridge]) -> bool:
+    if not dialing.done():
+        return False
     if dialing.cancelled() or dialing.exception() is not None:
         return True
     return dialing.result().is_over

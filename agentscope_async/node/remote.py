@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import _context
 from .._turn import current_turn, open_turn
 from ..agents._mail import Member, announce, deliver, incoming
 from ..agents.stream import AgentStream
-from ..errors import AskTimeoutError, ConfigError, InterruptedTurnError
+from ..errors import ConfigError, InterruptedTurnError, NodeDown
 from ..logging import brief, get_logger
 from ..message import Msg
 from ._line import Line, Locator, Send
 from ._replies import RemoteReply
-from ._waits import Asked
+from ._waits import Asked, in_time
 from ._wire import body_of, read_msg, read_speech
 from .frames import REPLY
 from .launched import Launched
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .node import Address, Node
 
 __all__ = ["ByUrl", "RemoteAgent"]
-
-T = TypeVar("T")
 
 
 class ByUrl:
@@ -247,19 +245,7 @@ class RemoteAgent(Member):
     async def _ask(self, x: Any, kwargs: dict[str, Any] | None, listener: Any, op: str) -> Any:
         """Ask within the time there is."""
         deadline = self._deadline()
-        if deadline is None:
-            return await self._ask_in_turn(x, kwargs, listener, op, None)
-        return await self._in_time(deadline, self._ask_in_turn(x, kwargs, listener, op, deadline))
-
-    async def _in_time(self, deadline: float | None, work: Awaitable[T]) -> T:
-        left_s = 0.0 if deadline is None else deadline - asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout_at(deadline) as limit:
-                return await work
-        except TimeoutError:
-            if limit.expired():
-                raise AskTimeoutError(self.name, left_s) from None
-            raise
+        return await in_time(deadline, self.name, self._ask_in_turn(x, kwargs, listener, op, deadline))
 
     def _deadline(self) -> float | None:
         inherited = _context.deadline.get()
@@ -351,14 +337,19 @@ class RemoteAgent(Member):
     async def _fetch(self, id: str, taken: asyncio.Future[Bridge]) -> Msg:
         """Return the result of a submission; it need not wait for what was sent after that."""
         deadline = self._deadline()
+        return await in_time(deadline, self.name, self._fetch_placed(id, taken, deadline))
+
+    async def _fetch_placed(self, id: str, taken: asyncio.Future[Bridge], deadline: float | None) -> Msg:
         if not taken.done():
             await asyncio.wait([taken])
         if taken.cancelled():
             raise InterruptedTurnError(self.name, None)
         bridge = taken.result()
+        if bridge.is_over and bridge.over_reason in ("exited", "restarted", "refused", "closed"):
+            raise NodeDown(bridge.peer, reason=bridge.over_reason, outcome="unknown")  # its results are gone
         if bridge.is_over:
             bridge, _ = await self._line.reach()
-        return await self._in_time(deadline, self._node.fetch(bridge, id, self.name, deadline))
+        return await self._node.fetch(bridge, id, self.name, deadline)
 
     def _watch(self, watch: Any) -> None:
         """Have a watch fire once the agent is gone; see ``rt.watch``."""

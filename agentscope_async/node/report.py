@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import MessageError
+from ._grammar import is_target
 
 if TYPE_CHECKING:
     from .exports import Exported
@@ -56,7 +57,17 @@ class NodeReport:
             MessageError: it is no report.
         """
         try:
-            agents = [AgentReport(**each) for each in fields["agents"]]
+            agents = [_agent(each) for each in fields["agents"]]
             return cls(str(fields["node"]), agents, [(str(a), str(b)) for a, b in fields["waits"]])
         except (TypeError, KeyError, ValueError) as error:
             raise MessageError("report", f"cannot be read: {error}") from None
+
+
+def _agent(fields: dict[str, Any]) -> AgentReport:
+    report = AgentReport(**fields)
+    for field, kind in (("name", str), ("kind", str), ("waiting", int), ("handled", int), ("failed", int)):
+        if not isinstance(getattr(report, field), kind):
+            raise ValueError(f"{field} of an agent is no {kind.__name__}")
+    if not is_target(report.key):
+        raise ValueError("the key of an agent is none")
+    return report
