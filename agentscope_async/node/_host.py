@@ -64,7 +64,7 @@ class Host:
         # A result may be waited for as long as it takes; that is not to hold up other requests.
         is_consumed = ask.to == NODE and ask.op == FETCH and len(self._served) < MAX_WAITING
         if is_consumed:
-            self._loop.call_soon(self._consume, NODE)  # the link may not be attached yet
+            self._consume(NODE)
         work = self._serve(ask, due, is_consumed=is_consumed)
         # The name is given so that none is made up for each.
         task = self._loop.create_task(work, name=ask.to, context=self._node.context.copy())
@@ -214,6 +214,9 @@ class Host:
         self._node.exports.remove_if(exported)
 
     def _consume(self, target: str) -> None:
+        if not self._bridge.is_attached:  # a frame right behind the welcome
+            self._loop.call_soon(self._consume, target)
+            return
         self._bridge.link.session.consumed(target)
         self._bridge.link.flush()
 

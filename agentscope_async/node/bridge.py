@@ -46,6 +46,7 @@ class Bridge:
     Attributes:
         link: the link.
         asks: what was asked of the other node, by the id of its frame.
+        is_attached: the link is there: events may come before it.
         is_to_child: the other node is a process that we started, at the address and with the secret it has.
     """
 
@@ -65,12 +66,12 @@ class Bridge:
         self.is_over = False
         self.over_reason = ""
         self.is_to_child = False
-        self._is_attached = False
+        self.is_attached = False
 
     def attach(self, link: Link) -> None:
         """Take a link that is, or is about to be, up."""
         self.link = link
-        self._is_attached = True
+        self.is_attached = True
         self.node.emit(LinkChanged("", self.peer, "up", "new"))
 
     @property
@@ -207,13 +208,13 @@ class Bridge:
             self._take_reply(event)  # type: ignore[arg-type]
         elif kind is Tell:
             self._host.take(event)  # type: ignore[arg-type]
-        elif self._is_attached:
+        elif self.is_attached:
             _TAKERS[kind](self, event)
         else:  # it came right behind the welcome, before whoever dialed could attach the link
             self._loop.call_soon(self._take_late, event)
 
     def _take_late(self, event: Event) -> None:
-        if self._is_attached:
+        if self.is_attached:
             _TAKERS[type(event)](self, event)
 
     def on_lost(self, lost: SessionLost) -> None:

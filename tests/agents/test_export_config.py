@@ -92,7 +92,7 @@ class Told(Keyed):
         return {"class": "Told", "name": self.name, "secret": self._hidden}
 
 
-class Colour(enum.StrEnum):
+class Colour(str, enum.Enum):  # noqa: UP042  # str() of a member of this kind is not its value
     RED = "red"
 
 

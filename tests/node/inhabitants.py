@@ -91,6 +91,11 @@ class Inhabitant(AgentBase):
         await runtime.monitor.add("launched", 1)
         return await runtime.monitor.get_value("launched")
 
+    async def do_launch(self, argument: str) -> Any:
+        """Have a child process of its own; tell its id."""
+        self.own = Inhabitant("own").to_dist()
+        return (await self.own("pid")).content
+
     async def do_ask(self, text: str) -> str:
         """Ask the model."""
         return str((await self.model([{"role": "user", "content": text}])).text)

@@ -540,6 +540,18 @@ async def test_D05_a_process_that_starts_is_gone_for_all_who_end_it_at_the_same_
     await asyncio.wait(endings)
 
 
+@pytest.mark.parametrize("ends", ["politely", "killed"])
+async def test_D05_children_of_a_child_end_with_it(rt, ends):
+    agent = Inhabitant("a").to_dist()
+    pid, grandchild = await pid_of(agent), (await agent("launch")).content
+    assert is_running(grandchild)
+    if ends == "killed":
+        os.kill(pid, signal.SIGKILL)
+    else:
+        await agent.stop()
+    await until(lambda: not is_running(grandchild))
+
+
 async def test_D05_what_was_begun_is_finished_when_the_runtime_is_left(tmp_path):
     async with nobody_left(), asyncio.timeout(PATIENCE_S):
         async with Runtime(grace=PATIENCE_S):
