@@ -49,6 +49,9 @@ class DeadLetters:
         self._on_the_way: set[DeadLetter] = set()
         self.total = 0
 
+    def __repr__(self) -> str:
+        return f"<DeadLetters: {len(self._letters):,} kept, {self.total:,} in all>"
+
     def append(self, letter: DeadLetter) -> None:
         """Keep one more; beyond the limit the oldest goes."""
         self.total += 1

@@ -829,3 +829,30 @@ async def test_a_time_limit_ends_a_tight_loop_of_asks() -> None:
                 turns += 1
     assert turns > 0
     assert (await agent(message("y"))).text == "re: y"
+
+
+async def test_a_cancellation_on_its_way_when_the_turn_would_begin_is_the_callers_own():
+    class Slow(AgentBase):
+        async def reply(self, x=None):
+            await asyncio.sleep(0)
+            return Msg(self.name, "done", "assistant")
+
+    agent = Slow("slow")
+
+    async def ask():
+        asyncio.current_task().cancel()
+        await agent("x")
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(ask())
+
+    async def ask_while_being_cancelled():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return (await agent("a last word")).text
+
+    asking = asyncio.create_task(ask_while_being_cancelled())
+    await asyncio.sleep(0)
+    asking.cancel()
+    assert await asking == "done"

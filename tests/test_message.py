@@ -489,7 +489,8 @@ def deep_under_long_keys():
 
 
 class Foreign:
-    pass
+    def __repr__(self) -> str:
+        return "<Foreign>"
 
 
 UNSENDABLE = {

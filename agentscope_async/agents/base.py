@@ -566,6 +566,8 @@ class AgentBase(Member):
             task: asyncio.Task[Any] | None = _current_task()
             if task is None:
                 raise RuntimeError(f"Agent {self.name!r} is to be awaited in a task: asyncio.run(main()).")
+            if task.cancelling():
+                await asyncio.sleep(0)  # one on its way arrives here, and not as if reply() had raised it
             parent = _get_turn()
             if parent is not None and parent.task is None:
                 parent = None  # the turn has ended in which this background task was made

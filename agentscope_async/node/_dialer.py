@@ -34,6 +34,7 @@ class DialedWebSocket(WebSocket):
         self._client_wire = wire
         self._seam = b""  # the last bytes of the answer so far
         self._request = request
+        self._shows_token = "Authorization" in request.headers
         self._url = url
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -83,6 +84,11 @@ class DialedWebSocket(WebSocket):
         error = wire.handshake_exc
         if isinstance(error, InvalidStatus):
             status = error.response.status_code
+            if status == 401 and not self._shows_token:
+                problem = (
+                    "it wants a token and none was given: Runtime(token=...) or rt.agent(url, token=...)"
+                )
+                return ConnectFailed(self._url, "unauthorized", problem, status=status)
             kind, problem = REFUSALS.get(status, ("rejected", f"it answered with HTTP status {status}"))
             return ConnectFailed(self._url, kind, problem, status=status)
         if error is not None:

@@ -44,7 +44,7 @@ class Line:
     as much as there is room for, when the link tells that there is room again.
     """
 
-    __slots__ = ("locator", "_node", "_bridge", "_key", "_waiting", "_is_paused")
+    __slots__ = ("locator", "_node", "_bridge", "_key", "_waiting", "_is_paused", "_end")
 
     def __init__(self, locator: Locator, node: Node) -> None:
         self.locator = locator
@@ -53,6 +53,7 @@ class Line:
         self._key = ""
         self._waiting: deque[tuple[Send, asyncio.Future[Any]]] | None = None  # an empty deque takes 760 bytes
         self._is_paused = False  # somebody will call ``resume``
+        self._end: Exception | None = None
 
     @property
     def bridge(self) -> Bridge:
@@ -150,8 +151,14 @@ class Line:
             sent.set_exception(MessageError("body", str(problem)))
         return True
 
+    def end(self, error: Exception) -> None:
+        """Send nothing more: whoever wants to gets ``error``."""
+        self._bridge, self._end = None, error
+
     async def _find(self) -> None:
         try:
+            if self._end is not None:
+                raise self._end
             self._bridge, self._key = await self.locator.find()
         except Exception as error:
             self._fail(error)

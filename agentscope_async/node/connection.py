@@ -295,7 +295,7 @@ def check_token(token: str) -> None:
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise ConfigError(
             "A token consists of the characters A-Z a-z 0-9 - . _ ~ + / and = at its end, at least one. "
-            "The one given is not shown here."
+            "The one given is not shown here; from a file, .strip() its line break."
         )
 
 

@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 from .. import _context
 from .._tasks import run_all
 from .._turn import current_turn, open_turn
-from ..errors import ConfigError, ForbiddenError, MessageError, NodeDown, RuntimeClosedError
+from ..errors import (
+    ConfigError,
+    ForbiddenError,
+    MessageError,
+    NodeDown,
+    ReplyExpiredError,
+    RuntimeClosedError,
+)
 from ..logging import get_logger
 from ..message import Msg
 from ._door import certified_name
@@ -444,7 +451,10 @@ class Node:
 
         That node may know a better place; ``is_here``: not any more.
         """
-        answer = await self.ask(bridge, name, FETCH, {"id": id, "here": is_here}, deadline)
+        try:
+            answer = await self.ask(bridge, name, FETCH, {"id": id, "here": is_here}, deadline)
+        except ReplyExpiredError:
+            raise ReplyExpiredError(name) from None  # that node does not know whose it was
         home = answer.get("node") if type(answer) is dict and answer.get("__type") == "Reply" else None
         if is_here or not is_name(home):
             return read_msg(answer, bridge)

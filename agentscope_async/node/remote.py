@@ -12,7 +12,7 @@ from .. import _context
 from .._turn import current_turn, open_turn
 from ..agents._mail import Member, announce, deliver, incoming
 from ..agents.stream import AgentStream
-from ..errors import ConfigError, InterruptedTurnError, NodeDown
+from ..errors import AgentStoppedError, ConfigError, InterruptedTurnError, NodeDown, RuntimeClosedError
 from ..logging import brief, get_logger
 from ..message import Msg
 from ._line import Line, Locator, Send
@@ -204,6 +204,7 @@ class RemoteAgent(Member):
         try:
             if launched is None or launched.is_made:
                 await self._ask(None, None, None, "stop")
+            self._line.end(AgentStoppedError(self.name))
         finally:
             if launched is not None:
                 launched.leave()
@@ -405,7 +406,8 @@ class _Outgoing:
 
 
 def _note_failure(connected: asyncio.Future[Any]) -> None:
-    if not connected.cancelled() and (error := connected.exception()) is not None:
+    error = None if connected.cancelled() else connected.exception()
+    if error is not None and not isinstance(error, RuntimeClosedError):
         get_logger().warning("not_connected", error=brief(error))  # whoever uses it will be told, too
 
 

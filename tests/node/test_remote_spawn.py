@@ -8,7 +8,7 @@ import pytest
 from node.nodes import TOKEN, Actor, error_of, nodes, nothing_goes_on
 
 from agentscope_async import Runtime
-from agentscope_async.errors import AgentNotFound, ConfigError, ForbiddenError
+from agentscope_async.errors import AgentNotFound, AgentStoppedError, ConfigError, ForbiddenError
 from agentscope_async.node.exports import Grant
 
 ANN, BOB = "the-token-of-ann-" + "a" * 24, "the-token-of-bob-" + "b" * 24
@@ -116,7 +116,9 @@ async def test_whoever_created_an_agent_may_load_its_state_and_stop_it() -> None
         await other.load_state(state)
         assert await other.state() == state
         await polly.stop()
-        assert type(await error_of(polly("x"))) is AgentNotFound
+        assert type(await error_of(polly("x"))) is AgentStoppedError
+        again = rt.agent(polly.url or "")
+        assert type(await error_of(again("x"))) is AgentNotFound, "who did not stop it does not know"
         assert (await other("x")).text == "hello"
 
 
