@@ -17,7 +17,7 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from ..errors import ConfigError, ConnectFailed
 from ._ws import QUIET, ClientWire, WebSocket
-from .connection import SUBPROTOCOL, Limits, addresses_of, shown
+from .connection import NO_TOKEN, SUBPROTOCOL, Limits, addresses_of, shown
 
 if TYPE_CHECKING:
     from websockets.http11 import Request
@@ -85,10 +85,7 @@ class DialedWebSocket(WebSocket):
         if isinstance(error, InvalidStatus):
             status = error.response.status_code
             if status == 401 and not self._shows_token:
-                problem = (
-                    "it wants a token and none was given: Runtime(token=...) or rt.agent(url, token=...)"
-                )
-                return ConnectFailed(self._url, "unauthorized", problem, status=status)
+                return ConnectFailed(self._url, "unauthorized", NO_TOKEN, status=status)
             kind, problem = REFUSALS.get(status, ("rejected", f"it answered with HTTP status {status}"))
             return ConnectFailed(self._url, kind, problem, status=status)
         if error is not None:

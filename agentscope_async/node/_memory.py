@@ -16,6 +16,7 @@ from ..errors import ConfigError, ConnectFailed
 from ._door import Applicant, Authenticate, authenticator
 from .connection import (
     ABNORMAL,
+    NO_TOKEN,
     Connection,
     Limits,
     OnClose,
@@ -197,7 +198,7 @@ class MemoryListener:
         """Return the dialer's end of a new connection."""
         identity = self._authenticate(Applicant("memory", token))
         if identity is None:
-            problem = "it does not accept this token"
+            problem = NO_TOKEN if token is None else "it does not accept this token"
             raise ConnectFailed(self.url, "unauthorized", problem, status=401)
         ours, theirs = memory_pair(self._limits)
         ours.identity, theirs._limits = identity, limits

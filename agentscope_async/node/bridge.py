@@ -284,8 +284,13 @@ class Bridge:
         self._wake(granted.target)
 
     def _wake(self, target: str | int | None) -> None:
-        for resume in self._room.pop(target, ()):
+        waiting = self._room.pop(target, [])
+        for place, resume in enumerate(waiting, 1):
             resume()
+            again = self._room.get(target)
+            if again is not None:  # it has to wait again, so there is nothing for those behind it
+                again.extend(waiting[place:])
+                return
 
     def _note_suspect(self, suspect: LinkSuspect) -> None:
         get_logger().warning("link_suspect", node=self.peer, silent_s=round(suspect.silent_s, 1))

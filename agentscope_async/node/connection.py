@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 SUBPROTOCOL = "asa.1"
+NO_TOKEN = "it wants a token, and none was given: Runtime(token=...), rt.agent(url, token=...)"
 
 OnMessage = Callable[[bytes], None]
 """Is given each message, whole and in order."""

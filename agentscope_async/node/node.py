@@ -57,8 +57,6 @@ __all__ = ["Address", "Distribution", "Node"]
 KILL_WAIT_S = 5.0
 MAX_KEPT_REPLIES = 8192
 KEPT_REPLY_S = 1800.0
-OUTBOX_FRAMES = 4096
-"""More than a thousand callers at once send; what a node holds for another is bounded by bytes, too."""
 
 
 T = TypeVar("T")
@@ -132,9 +130,7 @@ class Node:
         self._peers = {
             peer: each if isinstance(each, Address) else Address(each) for peer, each in (peers or {}).items()
         }
-        self._settings = Settings(
-            self.name, new_incarnation(), window_s=runtime.resume_s, outbox_frames=OUTBOX_FRAMES
-        )
+        self._settings = Settings(self.name, new_incarnation(), window_s=runtime.resume_s)
         self._bridges: set[Bridge] = set()
         self._dialed: dict[tuple[str, str | None, int], asyncio.Task[Bridge]] = {}
         self._introduced: set[tuple[Bridge, str]] = set()
