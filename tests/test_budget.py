@@ -119,7 +119,7 @@ async def test_ending_twice_has_no_effect(make: MakeBudget) -> None:
 
 NO_USAGE = [
     None, Usage(-1, 5), Usage(5, -1), Usage(True, 0), Usage("7", 0), Usage(float("nan"), 0), Usage(1.5, 0),
-    Usage(None, 0), Usage(10**12, 0), Usage(2_000_000, 0), {"input_tokens": 5}, "5", object(),
+    Usage(None, 0), Usage(10**12, 0), Usage(2_000_000, 0), {"input_tokens": 5}, "5", b"5",
 ]  # fmt: skip
 
 

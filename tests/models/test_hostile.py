@@ -168,7 +168,7 @@ async def test_a_value_of_the_wrong_kind_is_a_configuration_error(kind: str, key
     ["max_concurrency", "max_answer_bytes", "max_retries", "timeout", "max_retry_after_s", "verify", "proxy",
      "default_headers", "default_query", "http"],
 )  # fmt: skip
-@pytest.mark.parametrize("value", ["x", [1], b"x", object()], ids=repr)
+@pytest.mark.parametrize("value", ["x", [1], b"x", object()], ids=["text", "list", "bytes", "object"])
 def test_an_option_of_the_wrong_kind_is_refused_where_it_is_given(name: str, value: Any):
     with pytest.raises(ConfigError):
         model_at("http://127.0.0.1:1", **{name: value})
