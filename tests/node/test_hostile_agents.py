@@ -9,6 +9,7 @@ import asyncio
 import builtins
 import gc
 import os
+import re
 import sys
 import tracemalloc
 import weakref
@@ -293,7 +294,10 @@ def tempting_names() -> list[str]:
         "__main__",
         "Made.__init__",
     ]
-    fitting = [name for name in dict.fromkeys(names) if len(name) <= 64 and name != "Made"]
+    is_name = re.compile(
+        "[A-Za-z0-9_.-]{1,64}"
+    ).fullmatch  # others are no names of anything, and refused as such
+    fitting = [name for name in dict.fromkeys(names) if is_name(name) and name != "Made"]
     return fitting[:: max(1, len(fitting) // 400)]
 
 

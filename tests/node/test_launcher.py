@@ -51,18 +51,23 @@ async def rt() -> AsyncIterator[Runtime]:
 @asynccontextmanager
 async def nobody_left() -> AsyncIterator[None]:
     """See that afterwards this process has no child it did not have before."""
-    before = children()
+    _of_other_tests.update(children())
     yield
-    assert children() - before == set()
+    assert children() == set()
+
+
+_of_other_tests: set[int] = set()
+"""Servers that were started for other tests and serve all of them."""
 
 
 def children() -> set[int]:
-    """The processes we started that have not ended and been noticed."""
-    return {
+    """The processes we started that have not ended and been noticed, but for those of other tests."""
+    ours = {
         int(each.name)
         for each in Path("/proc").iterdir()
         if each.name.isdigit() and _field(each, 3) == str(os.getpid())
     }
+    return ours - _of_other_tests
 
 
 def is_running(pid: int) -> bool:

@@ -172,7 +172,7 @@ async def test_a_frozen_node_is_suspected_and_loses_nothing_when_it_goes_on() ->
 
 
 @pytest.mark.parametrize("directions", [("up", "down"), ("up",), ("down",)], ids="-".join)
-async def test_a_link_that_drops_everything_in_silence_is_suspected_and_loses_nothing(
+async def test_f28_f29_a_link_that_drops_everything_in_silence_is_suspected_and_loses_nothing(
     directions: tuple[Direction, ...],
 ) -> None:
     async with child_node(JOURNAL) as child, ChaosProxy(child.port) as proxy:
@@ -236,7 +236,7 @@ async def test_our_own_blocked_loop_does_not_make_us_suspect_others() -> None:
         assert (await child.of("journal"))["seen"] == [0, 1]
 
 
-async def test_a_handler_that_blocks_its_node_is_waited_for() -> None:
+async def test_l03_a_handler_that_blocks_its_node_is_waited_for() -> None:
     async with child_node({"blocker": {"kind": "Blocker"}, **JOURNAL}) as child:
         async with Runtime(token=TOKEN) as runtime, watching_links(runtime) as links:
             asks = [
@@ -273,7 +273,7 @@ async def is_free(child: ChildNode) -> bool:
 
 
 @pytest.mark.parametrize("after", [1, 40, 150])
-async def test_a_node_told_to_end_under_load_leaves_no_ask_without_an_outcome(after: int) -> None:
+async def test_l13_a_node_told_to_end_under_load_leaves_no_ask_without_an_outcome(after: int) -> None:
     agents = {f"journal-{number}": {"kind": "Journal", "delay_s": 0.002} for number in range(4)}
     async with child_node(agents) as child, Runtime(token=TOKEN) as runtime:
         askers = [Asker(runtime.agent(f"{child.url}/{key}"), first) for key in agents for first in range(8)]
