@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agentscope_async import Runtime
+from agentscope_async import Runtime, _context
 from agentscope_async.errors import AgentScopeError, AgentScopeWarning, ConfigError, QuotaExceededError
 from agentscope_async.monitor import Monitor, MonitorFactory, get_full_name
 
@@ -177,7 +177,8 @@ async def test_m06_a_budget_ends_with_its_cost(monitor: Monitor) -> None:
 
 
 @pytest.fixture
-def factory() -> Any:
+def factory(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(_context, "process_services", None)  # those of a test that called init()
     MonitorFactory.flush()
     yield MonitorFactory
     MonitorFactory.flush()

@@ -1148,7 +1148,8 @@ def test_importing_writes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_doubled_name_in_init_warns(tmp_path):
+def test_a_doubled_name_in_init_warns(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime_module._context, "process_services", None)  # put back afterwards
     with pytest.warns(AgentScopeWarning, match="'talk' is known already"):
         init(model_configs=[ECHO, {**ECHO, "delay_s": 3}], save_dir=tmp_path, save_log=False)
     assert DialogAgent("a", model="talk").model.delay_s == 0
