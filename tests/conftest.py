@@ -18,6 +18,14 @@ sys.path.insert(0, str(ROOT))
 # Helpers shared by test modules: `from recorder import ReplayServer`.
 sys.path.insert(0, str(ROOT / "tests"))
 
+from agentscope_async import _context  # noqa: E402  # found by the path above
+
+
+@pytest.fixture(autouse=True)
+def no_process_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test sets up by ``init()`` ends with it, in whatever order tests run."""
+    monkeypatch.setattr(_context, "process_services", None)
+
 
 @pytest.fixture(scope="session")
 def openai_server() -> Iterator[str]:

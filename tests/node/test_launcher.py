@@ -34,6 +34,7 @@ from agentscope_async import (
     ScriptedModel,
     UserAgent,
 )
+from agentscope_async.node.launched import Child
 from agentscope_async.node.launcher import ChildProcess
 from agentscope_async.supervision import RestartPolicy
 
@@ -189,6 +190,10 @@ async def test_A09_models_go_along_by_name_and_as_objects(rt):
             LoudModel(ending="?"): "HI?",
         }.items():
             assert (await Inhabitant("a", model=model).to_dist()("ask hi")).content == answer
+        loud = DialogAgent(
+            "d", model=LoudModel(), use_memory=False
+        ).to_dist()  # its class is ours, its model's not
+        assert (await loud("hi")).text == "USER: HI!"
         with pytest.raises(ConfigError, match=r"'function'\] is no JSON value.*__init__ of the agent class"):
             Inhabitant("a", model="function").to_dist()
 
@@ -482,8 +487,10 @@ async def test_D05_a_process_goes_on_while_it_has_another_agent(rt):
     pid = await pid_of(first)
     await second("pid")
     await first.stop()
-    assert await pid_of(second) == pid
+    third = Inhabitant("c").to_dist(beside=second)  # there would be no more room in one that is ending
+    assert await pid_of(third) == await pid_of(second) == pid
     await second.stop()
+    await third.stop()
     await until(lambda: not is_running(pid))
 
 
@@ -557,7 +564,8 @@ async def test_D05_children_of_a_child_end_with_it(rt, ends):
     await until(lambda: not is_running(grandchild))
 
 
-async def test_D05_what_was_begun_is_finished_when_the_runtime_is_left(tmp_path):
+async def test_D05_what_was_begun_is_finished_when_the_runtime_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(Child.aclose, "__defaults__", (0.0,))  # what is not finished by then is not at all
     async with nobody_left(), asyncio.timeout(PATIENCE_S):
         async with Runtime(grace=PATIENCE_S):
             agent = Inhabitant("a").to_dist()
@@ -649,10 +657,17 @@ async def test_R18_a_child_told_twice_does_not_finish_it(tmp_path, order):
             await asking
 
 
-async def test_closing_a_child_twice_at_the_same_time_ends_it_once():
-    async with child() as process:
-        await asyncio.gather(process.aclose(), process.aclose(), process.aclose())
-        assert process.exit_code == 0
+async def test_closing_a_child_again_lets_it_finish_all_the_same(tmp_path):
+    async with child() as process, inhabited(process) as agent:
+        asking = asyncio.create_task(agent(f"finish {tmp_path / 'it'}"))
+        await until((tmp_path / "it.begun").exists)
+        closings = []
+        for _ in range(3):
+            closings.append(asyncio.create_task(process.aclose(PATIENCE_S)))
+            await asyncio.sleep(0.05)  # signals at the same moment may be one
+        (tmp_path / "it.go").touch()
+        await asyncio.gather(*closings)
+        assert ((await asking).content, process.exit_code) == ("finished", 0)
         await process.aclose()
 
 
