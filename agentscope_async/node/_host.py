@@ -74,7 +74,7 @@ class Host:
         """Create an agent, and answer with its key."""
         try:
             spawn = self._node.exports.spawn
-            exported = self._node.context.copy().run(spawn, request, self._bridge.peer)
+            exported = self._node.context.copy().run(spawn, request, self._bridge.caller)
         except Exception as error:
             self._answer_soon(request.id, error)
         else:
@@ -106,7 +106,7 @@ class Host:
                     raise asyncio.CancelledError
                 if due is None and ask.op == REPLY and not ask.wants_parts and ask.to != NODE:
                     # What _do() does, without a coroutine more for each ask.
-                    agent = self._node.exports.find(ask.to, session.peer).agent
+                    agent = self._node.exports.find(ask.to, self._bridge.caller).agent
                     x = _wire.plain_message(ask.body)
                     result = await self._do(ask) if x is None else (await agent(x)).to_dict()
                 elif due is None:
@@ -152,7 +152,7 @@ class Host:
     async def _do(self, ask: Ask) -> Any:
         if ask.to == NODE:
             return await self._node.operate(ask.op, ask.body, self._bridge)
-        exported = self._node.exports.find(ask.to, self._bridge.peer)
+        exported = self._node.exports.find(ask.to, self._bridge.caller)
         body = _wire.read_body(ask.body, self._bridge)
         if ask.op == REPLY:
             if ask.wants_parts:
@@ -205,7 +205,7 @@ class Host:
 
     def check_creator(self, exported: Exported, what: str) -> None:
         """Raise ForbiddenError unless the other node created this agent, or started this node."""
-        peer = self._bridge.peer
+        peer = self._bridge.caller
         if exported.creator != peer and not self._node.exports.grant(peer).is_owner:
             raise ForbiddenError(f"Node {peer!r} may not {what} {exported.key!r}: it did not create it.")
 
@@ -232,7 +232,7 @@ class Host:
                 self._node.hear(tell.op, tell.body, self._bridge)
                 self._consume(NODE)
                 return
-            exported = self._node.exports.find(tell.to, self._bridge.peer)
+            exported = self._node.exports.find(tell.to, self._bridge.caller)
             body = _wire.read_body(tell.body, self._bridge)
             if tell.op == "submit":
                 self._submit(exported, body)
@@ -305,7 +305,7 @@ class Host:
     def watch(self, watch: Watch) -> None:
         """Tell the other node once when an agent is gone."""
         try:
-            exported = self._node.exports.find(watch.ref, self._bridge.peer)
+            exported = self._node.exports.find(watch.ref, self._bridge.caller)
         except (AgentNotFound, ForbiddenError):
             self._down(watch.id, "not_found")
             return

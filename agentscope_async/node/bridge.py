@@ -28,6 +28,7 @@ from .events import (
     RoomBack,
     SessionLost,
 )
+from .exports import STRANGER
 from .failures import error_of
 from .frames import NODE, REPLY, Ask, Cancel, Down, Probe, Reply, Spawn, Tell, Unwatch, Watch
 
@@ -47,6 +48,7 @@ class Bridge:
         link: the link.
         asks: what was asked of the other node, by the id of its frame.
         is_attached: the link is there: events may come before it.
+        is_dialed: we opened it, so that the other node has proven nothing to us.
         is_to_child: the other node is a process that we started, at the address and with the secret it has.
     """
 
@@ -66,6 +68,7 @@ class Bridge:
         self.is_over = False
         self.over_reason = ""
         self.is_to_child = False
+        self.is_dialed = False
         self.is_attached = False
 
     def attach(self, link: Link) -> None:
@@ -80,9 +83,14 @@ class Bridge:
         return self.link.session.peer
 
     @property
+    def caller(self) -> str:
+        """Whose rights the other node has here: those of its name, unless that was only said."""
+        return STRANGER if self.is_dialed else self.peer
+
+    @property
     def is_family(self) -> bool:
         """The other node was started by this one, or this one by it: both are on one machine, and trusted."""
-        return self.is_to_child or self.node.exports.grant(self.peer).is_owner
+        return self.is_to_child or self.node.exports.grant(self.caller).is_owner
 
     # -- what others do with it --
 

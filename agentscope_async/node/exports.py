@@ -21,6 +21,8 @@ Allowed: TypeAlias = "Iterable[type[AgentBase] | str] | Mapping[str, Grant]"
 """Who may create what: classes for every node, or a grant for each node by name."""
 
 MAX_SPAWNED = 1000
+STRANGER = "?"
+"""Stands for a node that has proven nothing; no node has such a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,15 @@ class Exports:
         self._on_removed: dict[str, dict[object, Callable[[], None]]] = {}
         self._grants: dict[str, Grant] = {}
         self._common = Grant()
+        self._strange = Grant(agents=())
         if isinstance(allow, Mapping):
             self._grants = dict(allow)
             self._common = Grant(agents=())
         elif allow is not None:
             self._common = Grant(spawn=tuple(allow))
-        self._classes = {id(grant): _classes_of(grant) for grant in (self._common, *self._grants.values())}
+        self._classes = {
+            id(grant): _classes_of(grant) for grant in (self._common, self._strange, *self._grants.values())
+        }
         named = (
             agents.items() if isinstance(agents, Mapping) else [(agent.name, agent) for agent in agents or ()]
         )
@@ -146,7 +151,7 @@ class Exports:
             ForbiddenError: not for that node.
         """
         exported = self._exported.get(key)
-        grant = self._common if not self._grants else self.grant(node)
+        grant = self.grant(node)
         if grant.agents is not None and key not in grant.agents:
             if exported is None or exported.creator != node:
                 raise ForbiddenError(f"Node {node!r} may not use an agent {key!r} here.")
@@ -156,7 +161,7 @@ class Exports:
 
     def grant(self, node: str) -> Grant:
         """Return what ``node`` may do."""
-        return self._grants.get(node, self._common)
+        return self._strange if node == STRANGER else self._grants.get(node, self._common)
 
     def spawn(self, request: Spawn, node: str) -> Exported:
         """Create the agent that ``node`` asks for.

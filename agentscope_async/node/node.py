@@ -396,6 +396,7 @@ class Node:
 
     async def _dial(self, address: Address) -> Bridge:
         bridge = Bridge(self)
+        bridge.is_dialed = True
         bridge.is_to_child = any(child.is_at(address.token) for child in self.children)
         link = await Link.dial(
             address.url, self._settings, on_event=bridge.on_event, on_lost=bridge.on_lost,
@@ -485,7 +486,7 @@ class Node:
         if op == "interrupt":
             return await self._interrupt(body, bridge)
         if op == "ps":
-            return self.report(bridge.peer).to_dict()
+            return self.report(bridge.caller).to_dict()
         raise ForbiddenError(f"There is no operation {op!r} on a node.")
 
     async def _interrupt(self, body: Any, bridge: Bridge) -> bool:
@@ -494,7 +495,7 @@ class Node:
         if not is_target(key):
             raise MessageError("body", "is an object with the key of an agent")
         reason = None if x is None else Msg.from_dict(x).text
-        return await self.exports.find(key, bridge.peer).agent.interrupt(reason)
+        return await self.exports.find(key, bridge.caller).agent.interrupt(reason)
 
     def hear(self, op: str, body: Any, bridge: Bridge) -> None:
         """Take what another node tells this one itself."""
@@ -539,12 +540,12 @@ class Node:
         key, path = (body.get("to"), body.get("path")) if type(body) is dict else (None, None)
         if not is_target(key) or not path or not is_path(path, MAX_HOPS):
             raise MessageError("body", "is an object with the key of an agent and a path of names")
-        turn = self.exports.find(key, bridge.peer).agent.mailbox.turn
+        turn = self.exports.find(key, bridge.caller).agent.mailbox.turn
         if turn is not None:
             self.waits.probe_on(turn, tuple(path), is_holder=True)
 
     def _meet(self, body: Any, bridge: Bridge) -> None:
-        if not self.exports.grant(bridge.peer).is_owner:
+        if not self.exports.grant(bridge.caller).is_owner:
             raise ForbiddenError(f"Node {bridge.peer!r} may not say where others are.")
         node, url = (body.get("node"), body.get("url")) if type(body) is dict else (None, None)
         if not is_name(node) or type(url) is not str or not url.startswith(("ws://", "wss://")):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from node.nodes import Actor, Gate, error_of, nodes, nothing_goes_on, until
 
-from agentscope_async import DialogAgent, MessageError, Msg, Runtime
+from agentscope_async import DialogAgent, ForbiddenError, Grant, MessageError, Msg, Runtime
+from agentscope_async.node._waits import Asked
 from agentscope_async.node.events import CannotSend
 from agentscope_async.node.report import NodeReport
 
@@ -99,3 +100,18 @@ def test_a_report_that_is_none_is_refused(change: dict[str, Any]) -> None:
     agent.update(change)
     with pytest.raises(MessageError, match="cannot be read"):
         NodeReport.from_dict(report)
+
+
+async def test_who_is_dialed_has_no_rights_by_the_name_it_says() -> None:
+    grants = {"owner": Grant(spawn=[DialogAgent], is_owner=True)}
+    dialer = Runtime(node="d", token={"owner": TOKEN}, allow=grants, exports={"a": Actor("a")})
+    async with nothing_goes_on(), Runtime(listen="mem://x", node="owner") as impostor, dialer:
+        await dialer.ps("mem://x")
+        bridge = next(iter(impostor.node._bridges))
+        asked = Asked("a", None, is_heard=False)
+        bridge.ask("a", {"x": None}, asked)
+        with pytest.raises(ForbiddenError):
+            await asked.answer
+        with pytest.raises(ForbiddenError):
+            await impostor.node.spawn_at(bridge, "DialogAgent", {"name": "n"}, "n")
+        assert not next(iter(dialer.node._bridges)).is_family
