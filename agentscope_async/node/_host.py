@@ -20,6 +20,7 @@ from ..errors import AgentNotFound, AskTimeoutError, ForbiddenError, ReplyExitEr
 from ..logging import get_logger
 from ..mailbox import Letter, Mail, Reply, when_stopped
 from . import _wire
+from ._grammar import is_secret
 from ._replies import FETCH
 from .events import CannotSend, Refused
 from .failures import failure_of
@@ -277,7 +278,7 @@ class Host:
         get_logger().warning(
             "letter_returned", node=self._bridge.peer, agent=tell.to, error=failure.text[:200]
         )
-        if tell.op == "submit" and isinstance(tell.body, dict) and _wire.is_reply_id(tell.body.get("rid")):
+        if tell.op == "submit" and isinstance(tell.body, dict) and is_secret(tell.body.get("rid")):
             self._node.replies.keep_error(tell.body["rid"], tell.to, error)
             return
         if tell.to == NODE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +10,7 @@ from ..errors import MessageError
 from ..mailbox import Reply
 from ..message import ContentPart, Msg, Speech, plain_from
 from ..models._media import is_local
+from ._grammar import is_secret
 from ._replies import reference_of, referred
 
 if TYPE_CHECKING:
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from .node import Node
 
 __all__ = [
-    "Body", "body_of", "is_reply_id", "plain_message", "read_body", "read_msg", "read_speech",
+    "Body", "body_of", "plain_message", "read_body", "read_msg", "read_speech",
     "read_state", "speech_part",
 ]  # fmt: skip
-
-_REPLY_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Body(NamedTuple):
@@ -80,14 +78,9 @@ def read_body(body: Any, bridge: Bridge) -> Body:
         if type(trace) is not str or not 0 < len(trace) <= 64 or not trace.isprintable():
             raise MessageError("trace", "is a text of 1 to 64 printable characters")
         _context.join_trace(trace)
-    if reply_id != "" and not is_reply_id(reply_id):
+    if reply_id != "" and not is_secret(reply_id):
         raise MessageError("rid", "is 32 hex digits")
     return Body(_read(body.get("x"), bridge), kwargs, trace, reply_id)
-
-
-def is_reply_id(value: Any) -> bool:
-    """Whether it can be the id of a kept reply."""
-    return type(value) is str and _REPLY_ID.fullmatch(value) is not None
 
 
 def _read(x: Any, bridge: Bridge) -> Any:

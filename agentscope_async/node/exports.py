@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .._settings import parameters
 from ..agents.base import AgentBase
 from ..errors import AgentNotFound, ConfigError, ForbiddenError
 from ._grammar import is_name, is_target
@@ -241,45 +241,18 @@ def _checked_config(
         _names_file(arguments.get("model")) or _names_file(arguments.get("model_config_name"))
     ):
         raise ConfigError("The model of an agent created from another node is no file of this machine.")
-    known = _parameters(kind)
+    known = parameters(kind)
     unknown = set(arguments) - set(known)
     if unknown:
         raise ConfigError(f"A {kind.__name__} takes no {', '.join(sorted(unknown))}.")
     for key, value in arguments.items():
-        _check_type(kind, key, value, known[key])
+        _check_type(kind, key, value, known[key].annotation)
     return arguments
 
 
 def _names_file(model: Any) -> bool:
     provider, _, name = model.partition(":") if isinstance(model, str) else ("", "", "")
     return provider == "local" and not is_name(name)
-
-
-def _parameters(kind: type) -> dict[str, Any]:
-    """Return the annotations of what the constructor takes by keyword, those of its bases included."""
-    found: dict[str, Any] = {}
-    for each in kind.__mro__:
-        made = each.__dict__.get("__init__")
-        if made is None or each is object:
-            continue
-        signature = inspect.signature(made)
-        hints = _hints(made)
-        takes_more = False
-        for name, parameter in list(signature.parameters.items())[1:]:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                takes_more = True
-            elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                found.setdefault(name, hints.get(name, Any))
-        if not takes_more:
-            break
-    return found
-
-
-def _hints(made: Any) -> dict[str, Any]:
-    try:
-        return inspect.get_annotations(made, eval_str=False)
-    except Exception:  # annotations of a user's own class that cannot be had; its constructor checks
-        return {}
 
 
 _SIMPLE: dict[Any, tuple[type, ...]] = {

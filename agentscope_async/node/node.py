@@ -25,11 +25,11 @@ from ..errors import (
 from ..logging import get_logger
 from ..message import Msg
 from ._door import certified_name
-from ._grammar import is_name, is_path, is_target
+from ._grammar import is_name, is_path, is_secret, is_target
 from ._line import PASSING, Line, Locator
 from ._replies import FETCH, RemoteReply, Replies
 from ._waits import Asked, Waits, in_time
-from ._wire import is_reply_id, read_msg
+from ._wire import read_msg
 from .bridge import Bridge
 from .connection import new_token
 from .events import CannotSend
@@ -625,6 +625,6 @@ def _note_failure(task: asyncio.Task[Any]) -> None:
 
 def _id_in(body: Any) -> str:
     id = body.get("id") if type(body) is dict else None
-    if not is_reply_id(id):
+    if not is_secret(id):
         raise MessageError("id", "is 32 hex digits")
     return str(id)
