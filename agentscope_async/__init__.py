@@ -18,7 +18,7 @@ _HOMES = {
     "_trace": ["current_trace_id", "trace"],
     "agents": [
         "AgentBase", "AgentLike", "AgentStream", "DialogAgent", "DictDialogAgent", "Operator",
-        "TextToImageAgent", "UserAgent", "UserSource",
+        "ReActAgent", "TextToImageAgent", "UserAgent", "UserSource",
     ],
     "errors": [
         "AgentError", "AgentNotFound", "AgentScopeError", "AgentScopeWarning", "AgentStoppedError",

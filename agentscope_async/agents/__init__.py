@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import AgentBase, AgentLike, Operator
 from .dialog import DialogAgent
 from .dict_dialog import DictDialogAgent
+from .react import ReActAgent
 from .stream import AgentStream
 from .text_to_image import TextToImageAgent
 from .user import UserAgent, UserSource
@@ -16,6 +17,7 @@ __all__ = [
     "DialogAgent",
     "DictDialogAgent",
     "Operator",
+    "ReActAgent",
     "TextToImageAgent",
     "UserAgent",
     "UserSource",

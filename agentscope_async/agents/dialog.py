@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AgentScopeWarning, ConfigError
 from ..message import Msg
+from ._taint import sources, tainted
 from .base import AgentBase
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class DialogAgent(AgentBase):
         """
         self._remember(x)
         response = await self._respond(self._prompt(x))
-        extra = {} if self.output_type is None else {"parsed": response.raw}
+        extra = tainted(sources(self._history(x)))
+        if self.output_type is not None:
+            extra["parsed"] = response.raw
         text = response.refusal if response.text is None else response.text
         msg = Msg(self.name, text or "", "assistant", usage=response.usage, **extra)
         await self.speak(msg)
@@ -79,9 +82,11 @@ class DialogAgent(AgentBase):
     def _prompt(self, x: Any) -> Messages:
         """Return the system prompt and what is remembered, or, without a memory, just ``x``."""
         system = Msg("system", self.sys_prompt, "system") if self.sys_prompt else None
+        return self.model.format(system, self._history(x), me=self.name)
+
+    def _history(self, x: Any) -> list[Any]:
         memory = self.memory
-        history = memory.get_memory() if memory is not None else _as_list(x)
-        return self.model.format(system, history, me=self.name)
+        return memory.get_memory() if memory is not None else _as_list(x)
 
     async def _respond(self, prompt: Messages) -> ModelResponse:
         model: ModelWrapperBase = self.model

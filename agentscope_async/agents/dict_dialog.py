@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from .._lenient import read_object
 from ..errors import BadResponse
-from ..message import TAKEN_FIELDS, Msg, freeze
+from ..message import TAKEN_FIELDS, Msg
+from ._taint import sources, tainted
 from .dialog import DialogAgent
 
 if TYPE_CHECKING:
     from ..models.base import Messages, ModelResponse, ModelWrapperBase, ParseFunc
 
 __all__ = ["DictDialogAgent", "default_response", "parse_dict"]
-
-MAX_LENIENT = 100_000
-"""Characters beyond which an answer that is not JSON is not looked at any further."""
-
-MAX_REPAIR = 4_000
-"""The same for json-repair, whose time grows with the square of what it has to repair."""
-
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def parse_dict(response: ModelResponse) -> ModelResponse:
@@ -37,11 +29,9 @@ def parse_dict(response: ModelResponse) -> ModelResponse:
         BadResponse: the text holds no object.
     """
     text = (response.text or "").strip()
-    fenced = _FENCED.search(text)
-    for candidate in (text, fenced.group(1).strip() if fenced else None):
-        value = _read_object(candidate) if candidate else None
-        if value is not None:
-            return replace(response, raw=value)
+    value = read_object(text)
+    if value is not None:
+        return replace(response, raw=value)
     raise BadResponse("The answer holds no object.", provider="", model=response.model or "", raw=text)
 
 
@@ -94,10 +84,10 @@ class DictDialogAgent(DialogAgent):
         self._remember(x)
         response = await self._respond(self._prompt(x))
         raw = response.raw
-        if isinstance(raw, dict) and "speak" in raw:
-            msg = Msg(self.name, raw["speak"], "assistant", usage=response.usage, **_as_fields(raw))
-        else:
-            msg = Msg(self.name, raw, "assistant", usage=response.usage)
+        is_speech = isinstance(raw, dict) and "speak" in raw
+        content, fields = (raw["speak"], _as_fields(raw)) if is_speech else (raw, {})
+        fields.update(tainted(sources(self._history(x))))
+        msg = Msg(self.name, content, "assistant", usage=response.usage, **fields)
         await self.speak(msg)
         self._remember(Msg(self.name, orjson.dumps(raw).decode(), "assistant", id=msg.id))
         return msg
@@ -112,28 +102,3 @@ class DictDialogAgent(DialogAgent):
 def _as_fields(raw: dict[str, Any]) -> dict[str, Any]:
     fields = {key: raw[key] for key in raw if key not in TAKEN_FIELDS and not key.startswith("__")}
     return fields if len(fields) == len(raw) else {**fields, "raw": raw}
-
-
-def _read_object(text: str) -> dict[str, Any] | None:
-    """Return the object that a text is, or None; always plain JSON values."""
-    for read in (orjson.loads, _read_python, _repair):
-        try:
-            value = orjson.loads(orjson.dumps(read(text)))
-            freeze(value, "answer")  # what no message may hold is no answer either
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(value, dict):
-            return value
-    return None
-
-
-def _read_python(text: str) -> Any:
-    return ast.literal_eval(text) if len(text) <= MAX_LENIENT else None
-
-
-def _repair(text: str) -> Any:
-    try:
-        import json_repair
-    except ImportError:
-        return None
-    return json_repair.loads(text) if len(text) <= MAX_REPAIR and "{" in text else None

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
 import orjson
 
@@ -14,20 +14,37 @@ from .._redact import redact
 from .._settings import json_copy
 from .._tasks import finish
 from ..errors import BadResponse, ConfigError
-from ..message import Msg, Speech, ToolCallPart, Usage
+from ..message import Msg, Speech, ToolCallPart, ToolResultPart, Usage
 from ._catalog import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-__all__ = ["Messages", "ModelResponse", "ModelStream", "ModelWrapperBase", "ParseFunc"]
+__all__ = [
+    "Messages",
+    "ModelResponse",
+    "ModelStream",
+    "ModelWrapperBase",
+    "ParseFunc",
+    "TOOL_CALLING",
+    "ToolCalling",
+]
 
 Messages: TypeAlias = Any
 """What a provider takes as input: for chat models a list of ``{"role", "content", ...}`` objects."""
 
 ParseFunc: TypeAlias = Callable[["ModelResponse"], Any]
 """Turns a response into a parsed one, or raises; a plain or an async function."""
+
+ToolCalling: TypeAlias = Literal["native", "schema", "text"]
+"""How a model can be made to call tools, the best way first.
+
+It takes ``tools=`` and answers with ``tool_calls``; it can be held to a JSON schema by
+``response_format=``; or it can only be asked for an object in words.
+"""
+
+TOOL_CALLING: tuple[ToolCalling, ...] = get_args(ToolCalling)
 
 DEFAULT_PARSE_ATTEMPTS = 3
 
@@ -179,6 +196,8 @@ class ModelWrapperBase(ABC):
     model_type: ClassVar[str] = ""
     _types: ClassVar[dict[str, type[ModelWrapperBase]]] = {}
 
+    tool_calling: ToolCalling = "text"
+    """How this model calls tools."""
     made_by_name: str | None = None
     """The ``"provider:model"`` string that alone makes this wrapper, if that is how it was made."""
     _given: tuple[tuple[Any, ...], dict[str, Any]]
@@ -328,6 +347,10 @@ class ModelWrapperBase(ABC):
         """
         flat: list[Msg] = []
         flatten(msgs, flat)
+        if any(type(msg.content) is not str and _has_tool_parts(msg) for msg in flat):
+            from ._openai_messages import as_messages
+
+            return as_messages(flat, me)
         if me is None:
             return [{"role": msg.role, "name": msg.name, "content": msg.text} for msg in flat]
         return [_as_heard_by(me, msg) for msg in flat]
@@ -365,6 +388,13 @@ def as_deltas(response: ModelResponse) -> Iterator[Speech]:
         yield Speech("text", response.text)
     for call in response.tool_calls:
         yield Speech("tool_call", data=call)
+
+
+def _has_tool_parts(msg: Msg) -> bool:
+    content = msg.content
+    return isinstance(content, (list, tuple)) and any(
+        isinstance(part, (ToolCallPart, ToolResultPart)) for part in content
+    )
 
 
 def _as_heard_by(me: str, msg: Msg) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .. import _context
 from ..errors import BadRequest, ConfigError, ContentFiltered, ContextTooLong, ModelError
 from ..logging import brief, get_logger
-from .base import Messages, ModelResponse, ModelWrapperBase, flatten
+from .base import TOOL_CALLING, Messages, ModelResponse, ModelWrapperBase, flatten
 
 if TYPE_CHECKING:
     from ..message import Msg, Speech
@@ -58,6 +58,8 @@ class FallbackModel(ModelWrapperBase):
         self.models = [find_model(model, _context.find_runtime()) for model in models]
         super().__init__(config_name, model_name=" | ".join(model.model_name for model in self.models))
         self._fallback_on = fallback_on
+        # What all of them can: the one that answers in the end is not known before.
+        self.tool_calling = max((model.tool_calling for model in self.models), key=TOOL_CALLING.index)
 
     def export_config(self) -> dict[str, Any]:
         """Return the configuration, with the names or configurations of all models in it.

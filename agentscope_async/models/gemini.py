@@ -160,6 +160,7 @@ class GeminiChatWrapper(GeminiModel):
     """
 
     model_type = "gemini_chat"
+    tool_calling = "native"
     method = "generateContent"
     input_name = "contents"
 

@@ -92,6 +92,7 @@ class LocalModel(ModelWrapperBase):
     """
 
     model_type = "local"
+    tool_calling = "schema"
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class LocalModel(ModelWrapperBase):
         else:
             path = _file(model_path)
         super().__init__(config_name, model_name=model_name or path.stem, generate_args=generate_args)
+        self.ctx = ctx
         self._options = _Options(str(path), threads, parallel, ctx)
         _checked(self.generate_args)
 

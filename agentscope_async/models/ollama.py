@@ -188,6 +188,7 @@ class OllamaChatWrapper(OllamaModel):
     """
 
     model_type = "ollama_chat"
+    tool_calling = "native"
 
     def format(self, *msgs: Msg | Sequence[Any] | None, me: str | None = None) -> Messages:
         """Turn messages into ``[{"role", "content", "images"}, ...]``.

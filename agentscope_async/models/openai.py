@@ -132,6 +132,7 @@ class OpenAIChatWrapper(OpenAIModel):
     """
 
     model_type = "openai_chat"
+    tool_calling = "native"
     path = "/chat/completions"
 
     def build_request(self, messages: Messages, args: dict[str, Any], *, stream: bool) -> HttpRequest:
@@ -251,7 +252,7 @@ class OpenAIDALLEWrapper(ImageModel, OpenAIModel):
         response = await super()._call(messages, args)
         if files is not None:
             images = [*(response.image_urls or ()), *map(_data_uri, response.images_b64 or ())]
-            paths = [str(await files.save_image(image)) for image in images]
+            paths = [str(await files.save_image(image, maker=self.base_url)) for image in images]
             vars(response)["image_urls"] = paths  # ours still, nobody has seen it
         return response
 
