@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from ..service.toolkit import ToolOutcome
     from ..service.tools import Tool
 
-__all__ = ["HINT", "MALFORMED", "Step", "answer_schema", "listing", "read_step", "report"]
+__all__ = ["HINT", "MALFORMED", "SCHEMA_HINT", "Step", "answer_schema", "listing", "read_step", "report"]
 
 HINT = """\
 Answer with one JSON object and nothing else:
 {"thought": "what you think", "speak": "what you say to the others", \
 "function": [{"name": "a tool's name", "arguments": {"its argument": "a value"}}]}
 "function" lists the tools you want to use now; leave it empty, [], once you can answer without them."""
+
+SCHEMA_HINT = """\
+You answer with an object: "thought" is what you think, "speak" what you say to the others, "function" \
+the tools you want to use now: [] once you have what you need."""
 
 MALFORMED = (
     "That was not one JSON object with the keys thought, speak and function, so nothing was done. "

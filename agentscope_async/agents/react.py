@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..message import ContentPart, Msg, Speech, TextPart, ThinkingPart, ToolCallPart, Usage
 from ..models.base import TOOL_CALLING
 from ..service.toolkit import ENVELOPE, Toolkit
-from ._react_text import HINT, MALFORMED, Step, answer_schema, listing, read_step, report
+from ._react_text import HINT, MALFORMED, SCHEMA_HINT, Step, answer_schema, listing, read_step, report
 from ._taint import sources, tainted
 from .base import AgentBase
 
@@ -37,7 +37,8 @@ class ReActAgent(AgentBase):
     A model with tools of its own is given them, and its answer is a text. Others are told of
     them in the prompt, as in AgentScope v0.0.2, and answer with an object with the keys
     ``thought``, ``speak`` and ``function``, which then is the content of the reply; a model that
-    can be held to a JSON schema is held to that of the tools.
+    can be held to a JSON schema is held to that of the tools, and in the last step, after some
+    were used, to an answer.
 
     A reply after untrusted content was read (web pages, files, what MCP servers say) lists in
     its field ``untrusted`` where that came from, and so do replies of agents that hear it.
@@ -123,7 +124,7 @@ class ReActAgent(AgentBase):
     async def _think(self, turn: _Turn, number: int) -> _Thinking:
         how = self.tool_calling or self.model.tool_calling
         prompt = self._prompt(turn, how)
-        response = await self._respond(turn, prompt, how)
+        response = await self._respond(turn, prompt, how, number)
         turn.usage += response.usage or Usage()
         if response.tool_calls:
             return _Thinking(self._said(turn, _parts(response)), response.tool_calls, is_native=True)
@@ -136,12 +137,13 @@ class ReActAgent(AgentBase):
             return _Thinking(self._said(turn, step.answer), step.calls)
         return _Thinking(self._said(turn, step), [])
 
-    async def _respond(self, turn: _Turn, prompt: Messages, how: ToolCalling) -> ModelResponse:
+    async def _respond(self, turn: _Turn, prompt: Messages, how: ToolCalling, number: int) -> ModelResponse:
         model: ModelWrapperBase = self.model
         tools = self.toolkit.tools
         if how == "schema":
+            offered = [] if number == self.max_iters and turn.has_acted else tools
             must_call = self.must_use_tool and not turn.has_acted
-            return await model(prompt, response_format=answer_schema(tools, must_call=must_call))
+            return await model(prompt, response_format=answer_schema(offered, must_call=must_call))
         if how == "text":
             return await model(prompt)
         args: dict[str, Any] = {"tools": [tool.schema for tool in tools]} if tools else {}
@@ -185,11 +187,13 @@ class ReActAgent(AgentBase):
         parts = [self.sys_prompt or ""]
         if how != "native" and tools:
             parts.append(listing(tools))
+        if how == "schema":
+            parts.append(SCHEMA_HINT)
         if any(tool.untrusted for tool in tools):
             parts.append(ABOUT_UNTRUSTED)
         told = "\n\n".join(part for part in parts if part)
         system = Msg("system", told, "system") if told else None
-        hint = Msg("system", HINT, "system") if how != "native" else None
+        hint = Msg("system", HINT, "system") if how == "text" else None
         return self.model.format(system, turn.history, hint, me=self.name)
 
     def _said(self, turn: _Turn, content: Any) -> Msg:

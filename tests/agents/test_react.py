@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -267,6 +267,18 @@ async def test_a_model_that_takes_a_schema_is_held_to_the_tools():
     assert (first["minItems"], "minItems" in second) == (1, False)
 
 
+async def test_a_model_held_to_a_schema_must_answer_in_the_last_step():
+    given = []
+
+    def answer(messages, **args):
+        given.append(args["response_format"]["properties"]["function"])
+        return wants(("add_up", {"a": 1, "b": 2})) if len(given) < 3 else wants(speak="3")
+
+    agent = ReActAgent("ann", model=FunctionModel(answer), tools=[add_up], tool_calling="schema", max_iters=3)
+    assert (await agent("go")).content["speak"] == "3"
+    assert [each["maxItems"] for each in given] == [4, 4, 0]
+
+
 async def test_an_answer_before_any_tool_was_used_is_sent_back_when_one_must_be():
     agent = agent_of(
         wants(speak="no"), wants(("add_up", {"a": 1, "b": 1})), wants(speak="2"), must_use_tool=True
@@ -295,6 +307,36 @@ async def test_it_works_without_a_memory():
     assert (await agent("go")).content["speak"] == "42"
     assert "[EXECUTE RESULT]: 42" in prompts(agent)[1]
     assert "go" in prompts(agent)[1]
+
+
+@pytest.mark.local_model
+@pytest.mark.timeout(300)
+async def test_a_real_small_model_chooses_a_tool_and_hears_its_result():
+    from agentscope_async.models.local import LocalModel
+
+    ran, heard = [], []
+
+    async def get_weather(city: Literal["Paris", "Rome", "Oslo"]) -> str:
+        """Tell the weather in a city."""
+        ran.append(city)
+        return f"In {city} it is 17 degrees and raining."
+
+    class Overheard(LocalModel):
+        model_type = "overheard_local"
+
+        async def _call(self, messages, args):
+            heard.append(str(messages))
+            return await super()._call(messages, args)
+
+    async def ask(seed: int) -> Msg:
+        model = Overheard(generate_args={"seed": seed, "temperature": 0.8, "max_tokens": 200})
+        agent = ReActAgent("ann", model=model, tools=[get_weather], max_iters=2, must_use_tool=True)
+        return await agent("What is the weather in Oslo?")
+
+    replies = await asyncio.gather(*[ask(seed) for seed in range(3)])
+    assert len(ran) >= 3
+    assert sum("degrees and raining" in prompt for prompt in heard) == 3
+    assert all(reply.name == "ann" for reply in replies)
 
 
 # -- streams --
