@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from ._invocations import write_record
 from ._redact import redact_text
@@ -45,11 +45,12 @@ class Files:
         Args:
             run: whose directory it is.
             save_api_invoke: whether :meth:`save_api_invocation` writes anything.
-            fetch: gets images by their URL; by default over HTTP, at most 64 MiB in a minute.
+            fetch: gets images by their URL; by default over HTTP, at most 64 MiB in a minute, and
+                only from the public internet.
         """
         self._run = run
         self._save_api_invoke = save_api_invoke
-        self._fetch = fetch or _fetch
+        self._fetch = fetch
 
     @property
     def dir_root(self) -> Path:
@@ -81,7 +82,7 @@ class Files:
         """The metrics, an SQLite file."""
         return self._run.path / "agentscope.db"
 
-    async def save_image(self, image: Any, filename: str | None = None) -> Path:
+    async def save_image(self, image: Any, filename: str | None = None, *, maker: str | None = None) -> Path:
         """Put an image under ``file/`` and return its path.
 
         Images that are bytes already, a URL's for instance, are kept as they are. A file of
@@ -92,6 +93,7 @@ class Files:
                 array of uint8: height x width (grey), or height x width x 3 (RGB) or 4 (RGBA).
             filename: its name there, ``image_{time}_{six characters}`` when not given; without
                 a suffix it gets that of the image's format.
+            maker: the URL of the server that made it: a URL on that host may be in a private network.
 
         Raises:
             ConfigError: ``filename`` is more than a name, or ``image`` is none of the above.
@@ -100,7 +102,7 @@ class Files:
         """
         if filename is not None:
             _check_name(filename)
-        content = await self._bytes_of(image)
+        content = await self._bytes_of(image, maker)
         suffix = _suffix_of(content)
         if suffix is None:
             raise ValueError(f"{_brief(image)} is not an image: it begins with {content[:16]!r}.")
@@ -122,14 +124,14 @@ class Files:
         path = await asyncio.to_thread(write_record, self.dir_invoke, prefix, record)
         return path.name
 
-    async def _bytes_of(self, image: Any) -> bytes:
+    async def _bytes_of(self, image: Any, maker: str | None) -> bytes:
         if isinstance(image, (bytes, bytearray, memoryview)):
             return bytes(image)
         if isinstance(image, str):
             if image[:5].lower() == "data:":
                 return _decode_data_uri(image)
             if re.match(r"https?://", image, re.IGNORECASE):
-                return await self._fetch(image)
+                return await (_fetched(image, maker) if self._fetch is None else self._fetch(image))
         elif hasattr(image, "shape") and hasattr(image, "tobytes"):
             return await asyncio.to_thread(as_png, image)
         raise ConfigError(
@@ -142,11 +144,18 @@ class Files:
         return path
 
 
-async def _fetch(url: str) -> bytes:
+async def _fetched(url: str, maker: str | None) -> bytes:
     from .models._fetch import fetch
 
-    content: bytes = await fetch(url, max_bytes=MAX_IMAGE_BYTES, timeout_s=FETCH_TIMEOUT_S)
-    return content
+    is_makers_own = maker is not None and _host(url) == _host(maker)
+    return await fetch(url, max_bytes=MAX_IMAGE_BYTES, timeout_s=FETCH_TIMEOUT_S, allow_private=is_makers_own)
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # half an IPv6 address
+        return None
 
 
 def as_png(pixels: Any) -> bytes:

@@ -7,6 +7,7 @@ import base64
 import http.server
 import json
 import re
+import socket
 import struct
 import threading
 import zlib
@@ -117,13 +118,25 @@ async def test_n02_an_image_is_had_from_a_server_as_well(tmp_path):
         try:
             files = Files(RunDirectory(tmp_path))
             url = f"http://127.0.0.1:{server.server_port}"
-            assert (await files.save_image(f"{url}/a.png", "a")).read_bytes() == PNG
+            assert (await files.save_image(f"{url}/a.png", "a", maker=url)).read_bytes() == PNG
             with pytest.raises(ConnectionError):
-                await files.save_image(f"{url}/missing.png")
+                await files.save_image(f"{url}/missing.png", maker=url)
             assert [path.name for path in files.dir_file.iterdir()] == ["a.png"]
         finally:
             server.shutdown()
             thread.join()
+
+
+async def test_n02_an_image_in_a_private_network_is_only_had_from_the_server_that_made_it(tmp_path):
+    files = Files(RunDirectory(tmp_path))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/a.png"
+        for maker in (None, "https://images.example/v1", "http://[::1"):
+            with pytest.raises(ConnectionError, match="not on the public internet"):
+                await files.save_image(url, maker=maker)
+        with pytest.raises(ConnectionError, match="attempts failed"):
+            await files.save_image(url, maker="http://127.0.0.1:8000/v1")
 
 
 async def test_n02_a_download_that_fails_raises_and_leaves_nothing(tmp_path):

@@ -126,7 +126,10 @@ async def _ollama_version(url: str) -> str | None:
     from ..models._fetch import fetch
 
     try:
-        answer = orjson.loads(await fetch(f"{url}/api/version", max_bytes=65536, timeout_s=OLLAMA_WAIT_S))
+        found = await fetch(
+            f"{url}/api/version", max_bytes=65536, timeout_s=OLLAMA_WAIT_S, allow_private=True
+        )
+        answer = orjson.loads(found)
     except (OSError, ValueError):
         return None
     version = answer.get("version") if isinstance(answer, dict) else None

@@ -96,6 +96,19 @@ class HttpAnswer:
             raise _failure(error, was_sent=True) from _showable(error)
         self._is_read = True
 
+    async def packed_chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it was sent, compressed if it is.
+
+        Raises:
+            HttpFailure: it broke off, or is larger than ``max_bytes``.
+        """
+        try:
+            async for chunk in cast("AsyncIterator[bytes]", self._response.stream):
+                yield self._weighed(chunk)
+        except Exception as error:
+            raise _failure(error, was_sent=True) from _showable(error)
+        self._is_read = True
+
     def _weighed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
         if self._size > self.max_bytes:
@@ -152,6 +165,8 @@ class Carrier:
         timeout_s: seconds without a byte before a call is given up; None: no limit.
         connect_timeout_s: seconds to connect in.
         max_answer_bytes: a larger body, uncompressed, is given up.
+        network: what opens connections instead of ours: one for each request, straight to its
+            server whatever the environment says of proxies, and closed after it.
     """
 
     def __init__(
@@ -165,6 +180,7 @@ class Carrier:
         timeout_s: float | None = 600.0,
         connect_timeout_s: float | None = 10.0,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        network: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         if http not in ("auto", "aiohttp", "httpx"):
             raise ConfigError(f"http must be 'auto', 'aiohttp' or 'httpx', got {http!r}")
@@ -180,7 +196,10 @@ class Carrier:
         self._client: httpx.AsyncClient | None = client
         self._max_answer_bytes = max_answer_bytes
         self._route = _Route(http, verify, None if proxy is None else _checked_proxy(proxy))
-        if transport is None and client is None:
+        self._network = network
+        if network is not None:
+            _ssl_context(verify)
+        elif transport is None and client is None:
             _load(http, verify)
         self._extensions = {
             "timeout": {
@@ -207,6 +226,8 @@ class Carrier:
                 answer = HttpAnswer(await self._client.send(wire, stream=True), None)
             elif self._transport is not None:
                 answer = HttpAnswer(await self._transport.handle_async_request(wire), None)
+            elif self._network is not None:
+                answer = await _sent_once(wire, _ssl_context(self._route.verify), self._network)
             else:
                 answer = await self._pool_for(request.url).send(wire)
         except HttpFailure:
@@ -267,13 +288,15 @@ class _Pool(Protocol):
 class _Connection(httpx.AsyncBaseTransport):
     """A transport that is one connection of httpcore, without a pool around it."""
 
-    def __init__(self, url: httpx.URL, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, url: httpx.URL, context: ssl.SSLContext, network: httpcore.AsyncNetworkBackend | None = None
+    ) -> None:
         port = url.port or (443 if url.scheme == "https" else 80)
         self._connection = httpcore.AsyncHTTPConnection(
             httpcore.Origin(url.raw_scheme, url.raw_host, port),
             ssl_context=context,
             keepalive_expiry=KEEP_ALIVE_S,
-            network_backend=httpcore.AnyIOBackend(),
+            network_backend=network or httpcore.AnyIOBackend(),
         )
 
     @property
@@ -310,6 +333,23 @@ class _Incoming(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def _sent_once(
+    request: httpx.Request, context: ssl.SSLContext, network: httpcore.AsyncNetworkBackend
+) -> HttpAnswer:
+    """Send a request over a connection of its own, which ends with its answer."""
+    connection = _Connection(request.url, context, network)
+
+    async def close(is_clean: bool = False) -> None:
+        await asyncio.shield(_closed(connection))
+
+    try:
+        response = await connection.handle_async_request(request)
+    except BaseException:
+        await close()
+        raise
+    return HttpAnswer(response, close)
 
 
 class _Stack:

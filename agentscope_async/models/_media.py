@@ -46,7 +46,8 @@ async def load_media(url: str, mime_type: str | None = None) -> Media:
     Reads files in a worker thread.
 
     Raises:
-        MessageError: it cannot be read, is larger than 50 MB, or is no image, sound, film or PDF.
+        MessageError: it cannot be read, is not on the public internet, is larger than 50 MB, or is
+            no image, sound, film or PDF.
     """
     if url.startswith("data:"):
         return _from_data_uri(url)
@@ -57,7 +58,8 @@ async def load_media(url: str, mime_type: str | None = None) -> Media:
     try:
         content = await fetch(url, max_bytes=MAX_BYTES)
     except ConnectionError as error:
-        raise MessageError("url", str(error)) from error
+        advice = "An image of your own network: give its path, or the bytes as a data: URI."
+        raise MessageError("url", f"{error}. {advice}") from error
     return _encoded(content, mime_type or mimetypes.guess_type(urlsplit(url).path)[0], url)
 
 

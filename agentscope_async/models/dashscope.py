@@ -261,7 +261,7 @@ class DashScopeImageSynthesisWrapper(ImageModel, DashScopeModel):
         response = self._read(creation, await task.ended(limit_s, since=begun))
         if files is None:
             return response
-        paths = [str(await files.save_image(url, maker=self.host)) for url in response.image_urls or ()]
+        paths = [str(await files.save_image(url, maker=self.base_url)) for url in response.image_urls or ()]
         return replace(response, image_urls=paths)
 
     def _read(self, creation: Creation, body: Any) -> ModelResponse:

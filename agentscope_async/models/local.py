@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import BaseModel
 
-from ..errors import BadResponse, ConfigError, MissingExtraError, ModelError
+from ..errors import BadResponse, ConfigError, ContextTooLong, MissingExtraError, ModelError
 from ..message import Speech, Usage
 from ._messages import warn_of_lost_images
 from .base import Messages, ModelResponse, ModelWrapperBase
@@ -201,7 +201,8 @@ class LocalModel(ModelWrapperBase):
         )
 
     def _error(self, cause: Exception) -> ModelError:
-        return ModelError(
+        kind = ContextTooLong if "exceeds the available context size" in str(cause) else ModelError
+        return kind(
             f"Local model {self.model_name!r}: {cause}", provider=self.model_type, model=self.model_name
         )
 

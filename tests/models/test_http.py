@@ -220,11 +220,11 @@ def test_an_unknown_transport_is_refused():
 
 async def test_fetching_what_is_too_large_or_not_there_raises(replay: ReplayServer):
     url = replay.url("ollama-tags") + "/api/tags"
-    assert b"llama3.2" in await fetch(url)
+    assert b"llama3.2" in await fetch(url, allow_private=True)
     with pytest.raises(ConnectionError, match="larger than 10 bytes"):
-        await fetch(url, max_bytes=10)
+        await fetch(url, max_bytes=10, allow_private=True)
     with pytest.raises(ConnectionError, match="answered 404"):
-        await fetch(replay.origin + "/nothing?sig=secret")
+        await fetch(replay.origin + "/nothing?sig=secret", allow_private=True)
 
 
 async def test_the_last_runtime_of_a_loop_closes_idle_connections(replay: ReplayServer, http: str):

@@ -32,7 +32,7 @@ def chat(server: str, **options: Any) -> OllamaChatWrapper:
 
 async def quiet(server: str) -> dict[str, int]:
     """Wait until the server decodes nothing; return how many answers it finished and stopped."""
-    return orjson.loads(await fetch(f"{server}/quiet"))
+    return orjson.loads(await fetch(f"{server}/quiet", allow_private=True))
 
 
 async def test_f14_chat_answers_and_counts(ollama_server):
