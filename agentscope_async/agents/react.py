@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import BadResponse, ConfigError
 from ..message import ContentPart, Msg, Speech, TextPart, ThinkingPart, ToolCallPart, Usage
 from ..models.base import TOOL_CALLING
 from ..service.toolkit import ENVELOPE, Toolkit
@@ -124,7 +124,14 @@ class ReActAgent(AgentBase):
     async def _think(self, turn: _Turn, number: int) -> _Thinking:
         how = self.tool_calling or self.model.tool_calling
         prompt = self._prompt(turn, how)
-        response = await self._respond(turn, prompt, how, number)
+        try:
+            response = await self._respond(turn, prompt, how, number)
+        except BadResponse as error:  # an object that was cut off, say
+            if how == "native":
+                raise
+            return _Thinking(
+                self._said(turn, str(error.raw or error.partial_text or "")), [], complaint=MALFORMED
+            )
         turn.usage += response.usage or Usage()
         if response.tool_calls:
             return _Thinking(self._said(turn, _parts(response)), response.tool_calls, is_native=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from agentscope_async import (
+    BadResponse,
     ConfigError,
     DialogAgent,
     EchoModel,
@@ -171,6 +172,15 @@ async def test_c16_a_broken_object_without_a_repair_is_told(monkeypatch):
     msg = await agent("go")
     assert msg.content["speak"] == "done"
     assert "That was not one JSON object" in prompts(agent)[1]
+
+
+async def test_c16_an_object_that_was_cut_off_is_asked_for_again():
+    cut = BadResponse("cut off", provider="local", model="m", raw='{"thought": "on and on')
+    agent = agent_of(cut, wants(speak="done"), tool_calling="schema")
+    assert (await agent("go")).content["speak"] == "done"
+    assert "on and on" in prompts(agent)[1]
+    with pytest.raises(BadResponse):
+        await agent_of(cut, tool_calling="native")("go")
 
 
 async def test_c16_a_plain_text_is_an_answer():
