@@ -37,6 +37,7 @@ from ._sandbox_view import (
     system_view,
     tool,
 )
+from ._threads import in_thread
 
 __all__ = ["DEFAULT_MEMORY_BYTES", "MAX_PROCESSES", "Ran", "SandboxUnavailable", "run_in_sandbox"]
 
@@ -120,12 +121,12 @@ async def run_in_sandbox(
         "return_bytes": MAX_RETURNED_BYTES if return_files else 0,
     }
     with ExitStack() as opened:
-        data = {
-            "code": opened.enter_context(_in_memory("code", code)),
-            "files": opened.enter_context(_in_memory("files", _as_records(files or {}))),
-            "filter": opened.enter_context(_in_memory("filter", _filter())),
-            "info": opened.enter_context(_in_memory("info", b"")),
-        }
+        contents = {"code": code, "files": _as_records(files or {}), "filter": _filter(), "info": b""}
+        data = await in_thread(  # which waits for the thread when cancelled: no file is left open
+            lambda halt: {
+                name: opened.enter_context(_in_memory(name, content)) for name, content in contents.items()
+            }
+        )
         sandbox = _Sandbox(binds, job, {name: file.fileno() for name, file in data.items()}, timeout_s)
         try:
             ended = await sandbox.run()
