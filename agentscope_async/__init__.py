@@ -61,10 +61,21 @@ _HOMES = {
     "node.report": ["AgentReport", "NodeReport"],
     "prompt": ["PromptEngine", "PromptType", "ShrinkPolicy"],
     "runtime": ["DeadLetter", "Runtime", "current_runtime"],
+    "service": [
+        "Chunk", "Hit", "IndexReport", "KnowledgeBase", "MCPClient", "MCPServerError",
+        "MCPServerGone", "MCPService", "Progress", "ServiceExecStatus", "ServiceFactory", "ServiceResponse",
+        "Tool", "ToolApproval", "ToolOptions", "ToolOutcome", "Toolkit", "bing_search", "brave_search",
+        "close_databases", "cos_sim", "create_directory", "create_file", "ddgs_search", "delete_directory",
+        "delete_file", "digest_webpage", "execute_python_code", "extract_archive", "get_current_directory",
+        "get_help", "google_search", "is_valid_url", "list_directory_content", "load_web", "move_directory",
+        "move_file", "parse_html_to_text", "query_mongodb", "query_mysql", "query_postgresql",
+        "query_sqlite", "read_json_file", "read_text_file", "retrieve_from_list", "searxng_search",
+        "serve_mcp", "summarization", "tavily_search", "write_json_file", "write_text_file",
+    ],
     "tokens": ["count_openai_token", "count_tokens", "get_openai_max_length"],
     "watching": ["Down", "Watch"],
 }  # fmt: skip
-_MODULES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines"]
+_MODULES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines", "service"]
 
 __all__ = sorted([*(name for names in _HOMES.values() for name in names), *_MODULES, "__version__"])
 
@@ -106,6 +117,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
         models as models,
         monitor as monitor,
         pipelines as pipelines,
+        service as service,
     )
     from ._init import init as init, init_process as init_process, process_settings as process_settings
     from ._trace import current_trace_id as current_trace_id, trace as trace
@@ -126,6 +138,59 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
         DeadLetter as DeadLetter,
         Runtime as Runtime,
         current_runtime as current_runtime,
+    )
+    from .service import (
+        Chunk as Chunk,
+        Hit as Hit,
+        IndexReport as IndexReport,
+        KnowledgeBase as KnowledgeBase,
+        MCPClient as MCPClient,
+        MCPServerError as MCPServerError,
+        MCPServerGone as MCPServerGone,
+        MCPService as MCPService,
+        Progress as Progress,
+        ServiceExecStatus as ServiceExecStatus,
+        ServiceFactory as ServiceFactory,
+        ServiceResponse as ServiceResponse,
+        Tool as Tool,
+        ToolApproval as ToolApproval,
+        Toolkit as Toolkit,
+        ToolOptions as ToolOptions,
+        ToolOutcome as ToolOutcome,
+        bing_search as bing_search,
+        brave_search as brave_search,
+        close_databases as close_databases,
+        cos_sim as cos_sim,
+        create_directory as create_directory,
+        create_file as create_file,
+        ddgs_search as ddgs_search,
+        delete_directory as delete_directory,
+        delete_file as delete_file,
+        digest_webpage as digest_webpage,
+        execute_python_code as execute_python_code,
+        extract_archive as extract_archive,
+        get_current_directory as get_current_directory,
+        get_help as get_help,
+        google_search as google_search,
+        is_valid_url as is_valid_url,
+        list_directory_content as list_directory_content,
+        load_web as load_web,
+        move_directory as move_directory,
+        move_file as move_file,
+        parse_html_to_text as parse_html_to_text,
+        query_mongodb as query_mongodb,
+        query_mysql as query_mysql,
+        query_postgresql as query_postgresql,
+        query_sqlite as query_sqlite,
+        read_json_file as read_json_file,
+        read_text_file as read_text_file,
+        retrieve_from_list as retrieve_from_list,
+        searxng_search as searxng_search,
+        serve_mcp as serve_mcp,
+        summarization as summarization,
+        tavily_search as tavily_search,
+        write_json_file as write_json_file,
+        write_text_file as write_text_file,
     )
     from .tokens import *  # noqa: F403
     from .watching import Down as Down, Watch as Watch

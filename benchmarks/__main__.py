@@ -20,6 +20,10 @@ COMMANDS = (
     "budget",
     "limits",
     "safety",
+    "react",
+    "services",
+    "sandbox",
+    "retrieval",
     "imports",
 )
 

@@ -15,7 +15,7 @@ import pytest
 
 import agentscope_async
 
-SUB_PACKAGES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines"]
+SUB_PACKAGES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines", "service"]
 
 
 def test_A10_the_version_is_readable() -> None:
