@@ -482,7 +482,7 @@ async def test_a_missing_package_names_the_line_that_installs_it(tmp_path, model
 
 async def test_missing_readers_name_the_line_that_installs_them(kb, docs, monkeypatch):
     (docs / "book.pdf").write_bytes(pdf_of("page"))
-    monkeypatch.setattr("agentscope_async.service.knowledge._reading.find_spec", lambda name: None)
+    monkeypatch.setattr("agentscope_async.service._reader_process.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pypdf: pip install .agentscope-async\[web-tools\]"):
         await kb.add(docs)
 

@@ -293,13 +293,13 @@ def test_l26_a_url_has_a_scheme_and_a_host(url: str, is_url: bool):
 
 
 def test_l26_selectolax_missing_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(web_text, "find_spec", lambda name: None)
+    monkeypatch.setattr("agentscope_async.service._reader_process.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"selectolax: pip install 'agentscope-async\[web-tools\]'"):
         parse_html_to_text("<p>a</p>", ["p"])
 
 
 async def test_l24_pypdf_missing_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(web_text, "find_spec", lambda name: None)
+    monkeypatch.setattr("agentscope_async.service._reader_process.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pypdf: pip install 'agentscope-async\[web-tools\]'"):
         await load(pdf("x"), "application/pdf")
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-from ...errors import MissingExtraError
+from .._reader_process import check_installed, said_by_reader
 
 __all__ = ["LoadError", "read_pages"]
 
@@ -20,8 +15,6 @@ CPU_S = 60
 MEMORY_BYTES = 1 << 30
 READ_S = 90.0
 """For one file; a reader that is not done then is killed."""
-
-_PACKAGES = {"html": "selectolax", "pdf": "pypdf"}
 
 
 class LoadError(Exception):
@@ -38,12 +31,9 @@ async def read_pages(kind: str, content: bytes) -> list[str]:
         MissingExtraError: the package that reads this kind is not installed.
         LoadError: it cannot be read, or is too long.
     """
-    package = _PACKAGES[kind]
-    if find_spec(package) is None:
-        raise MissingExtraError(
-            package, f"Reading {kind.upper()} needs {package}: pip install 'agentscope-async[web-tools]'"
-        )
-    said = await _said_by_reader(kind, content)
+    check_installed(kind)
+    limits = (kind, MAX_CHARS, CPU_S, MEMORY_BYTES)
+    said = await said_by_reader(str(Path(__file__).with_name("_reader.py")), limits, content, READ_S)
     if not said:
         raise LoadError("it takes too long to read, or too much memory")
     answer = json.loads(said)
@@ -51,27 +41,3 @@ async def read_pages(kind: str, content: bytes) -> list[str]:
         raise LoadError(answer["problem"])
     pages: list[str] = answer["pages"]
     return pages
-
-
-async def _said_by_reader(kind: str, content: bytes) -> bytes:
-    """Return what the reader wrote; nothing if it was ended, by its limits or by ours."""
-    program = str(Path(__file__).with_name("_reader.py"))
-    kept = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-    reader = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-P", program, kind, str(MAX_CHARS), str(CPU_S), str(MEMORY_BYTES)],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={name: os.environ[name] for name in kept if name in os.environ},
-    )
-    try:
-        async with asyncio.timeout(READ_S):
-            said, _ = await reader.communicate(content)
-        return said if reader.returncode == 0 else b""
-    except TimeoutError:
-        return b""
-    finally:
-        if reader.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                reader.kill()
-            await asyncio.shield(reader.wait())

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from ...errors import MissingExtraError
+from .._reader_process import check_installed, said_by_reader
 from . import _extract
 
 __all__ = ["ExtractedText", "extract", "parse_html_to_text"]
@@ -54,7 +50,7 @@ def parse_html_to_text(html_text: str, html_selected_tags: Sequence[str] | None 
     """
     if not html_selected_tags:
         return ""
-    _check_installed("html")
+    check_installed("html")
     return _extract.text_of_elements(html_text, html_selected_tags)
 
 
@@ -94,52 +90,16 @@ async def extract(
         MissingExtraError: selectolax or pypdf is not installed.
         ValueError: it cannot be read; the text says why.
     """
-    _check_installed(kind)
+    check_installed(kind)
+    limits = (kind, MAX_TEXT_CHARS, CPU_S, MEMORY_BYTES, json.dumps(list(tags)))
     async with _turn():
-        said = await _said_by_reader(_command(kind, tags), content, timeout_s)
+        said = await said_by_reader(str(Path(_extract.__file__)), limits, content, timeout_s)
     if not said:
         raise ValueError(f"the {kind.upper()} takes too long to read, or too much memory")
     answer = json.loads(said)
     if "problem" in answer:
         raise ValueError(answer["problem"])
     return ExtractedText(answer["text"], answer["chars"])
-
-
-def _check_installed(kind: str) -> None:
-    package = {"html": "selectolax", "pdf": "pypdf"}[kind]
-    if find_spec(package) is None:
-        raise MissingExtraError(
-            package, f"Reading {kind.upper()} needs {package}: pip install 'agentscope-async[web-tools]'"
-        )
-
-
-def _command(kind: str, tags: Sequence[str]) -> list[str]:
-    limits = map(str, (MAX_TEXT_CHARS, CPU_S, MEMORY_BYTES))
-    program = str(Path(_extract.__file__))
-    return [sys.executable, "-P", program, kind, *limits, json.dumps(list(tags))]
-
-
-async def _said_by_reader(command: list[str], content: bytes, timeout_s: float) -> bytes:
-    """Return what the reader wrote; nothing if it was ended, by its limits or by ours."""
-    kept = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-    reader = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={name: os.environ[name] for name in kept if name in os.environ},
-    )
-    try:
-        async with asyncio.timeout(timeout_s):
-            said, _ = await reader.communicate(content)
-        return said if reader.returncode == 0 else b""
-    except TimeoutError:
-        return b""
-    finally:
-        if reader.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                reader.kill()
-            await asyncio.shield(reader.wait())
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
