@@ -15,7 +15,7 @@ LAYERS = [
     {"models", "service", "prompt", "files", "_services"},
     {"agents"},
     {"msghub", "pipelines", "node"},
-    {"runtime", "_init", "_hosting", "keyed", "keyed_store"},
+    {"runtime", "_init", "_hosting", "keyed", "keyed_registries", "keyed_store"},
     {"web", "cli", "testing", "__main__", "__init__"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

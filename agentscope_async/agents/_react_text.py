@@ -6,14 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._lenient import read_object
+from .._lenient import is_whole_object, read_object
 from ..message import ToolCallPart
 
 if TYPE_CHECKING:
     from ..service.toolkit import ToolOutcome
     from ..service.tools import Tool
 
-__all__ = ["HINT", "MALFORMED", "SCHEMA_HINT", "Step", "answer_schema", "listing", "read_step", "report"]
+__all__ = [
+    "CUT",
+    "HINT",
+    "MALFORMED",
+    "SCHEMA_HINT",
+    "TOO_MANY",
+    "Step",
+    "answer_schema",
+    "listing",
+    "read_step",
+    "report",
+]
 
 HINT = """\
 Answer with one JSON object and nothing else:
@@ -30,6 +41,11 @@ MALFORMED = (
     "Answer again with that object and nothing else."
 )
 
+CUT = "That was cut off at its length limit, so nothing was done. Answer again, and shorter."
+
+TOO_MANY = "Only the first {limit} functions were called: no more than that in one step."
+
+KEYS = ("thought", "speak", "function")
 THOUGHT_CHARS = 200
 CALLS_AT_ONCE = 4
 """A small model held to a grammar does not always find an end; so much it may say."""
@@ -64,17 +80,27 @@ def listing(tools: Sequence[Tool]) -> str:
     return "\n".join(lines)
 
 
-def read_step(text: str, number: int) -> Step | str | None:
-    """Return what an answer asks for; a plain text as it is; None when it is a broken object."""
-    answer = read_object(text)
+def read_step(text: str, number: int, *, may_quote: bool) -> Step | str | None:
+    """Return what an answer asks for; a plain text as it is; None when it is a broken object.
+
+    Args:
+        text: the answer.
+        number: of the step, for the ids of its calls.
+        may_quote: the model has read what strangers wrote, and may quote it: then an object with
+            something before or after it is a text, and asks for nothing.
+    """
+    is_whole = is_whole_object(text)
+    if may_quote and not is_whole:
+        return None if text.lstrip().startswith("{") else text
+    answer = read_object(text, may_repair=is_whole, keys=KEYS)
     if answer is None:
-        return None if "{" in text else text
+        return None if text.lstrip().startswith(("{", "```json")) or '"function"' in text else text
     wanted = answer.get("function") or []
     entries = wanted if isinstance(wanted, list) else [wanted]
     return Step(answer, [_call(entry, f"call_{number}_{index}") for index, entry in enumerate(entries, 1)])
 
 
-def report(outcomes: Sequence[ToolOutcome]) -> str:
+def report(outcomes: Sequence[ToolOutcome], note: str = "") -> str:
     """Return the results as AgentScope v0.0.2 told them: a title, then each call's status and content."""
     lines = ["Results of the functions:"]
     for index, outcome in enumerate(outcomes, 1):
@@ -84,7 +110,7 @@ def report(outcomes: Sequence[ToolOutcome]) -> str:
             f"    [EXECUTE STATUS]: {status}",
             f"    [EXECUTE RESULT]: {outcome.text}",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, note] if note else lines)
 
 
 def answer_schema(tools: Sequence[Tool], *, must_call: bool) -> dict[str, Any]:

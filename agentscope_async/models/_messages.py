@@ -23,11 +23,19 @@ from ..message import (
 from .base import flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..message import ContentPart
 
-__all__ = ["Heard", "check_messages", "hear", "image_urls", "text_of", "warn_of_lost_images"]
+__all__ = [
+    "Heard",
+    "check_messages",
+    "hear",
+    "image_urls",
+    "text_of",
+    "warn_of_lost_images",
+    "with_calls_told",
+]
 
 _IMAGE = re.compile(
     r"^data:image/|^https?://\S+$|^(?:file://)?[^\r\n]+\.(?:png|jpe?g|gif|webp|bmp|tiff?|svg|heic)$", re.I
@@ -55,6 +63,26 @@ class Heard:
     tool_calls: list[ToolCallPart] = field(default_factory=list)
     tool_results: list[ToolResultPart] = field(default_factory=list)
     thinking: str = ""
+
+
+def with_calls_told(msgs: Iterable[Msg], me: str | None) -> list[Msg]:
+    """Return the messages without results of calls that are not told.
+
+    What others asked of their tools is not told (they are heard as users), and providers
+    refuse a result whose call they were not sent.
+    """
+    untold: set[str] = set()
+    kept = []
+    for msg in msgs:
+        parts: Sequence[ContentPart] = () if isinstance(msg.content, str) else _parts(msg.content)
+        if me is not None and msg.name != me and msg.role not in ("system", "tool"):
+            untold.update(part.id for part in parts if isinstance(part, ToolCallPart))
+        heard = [part for part in parts if not isinstance(part, ToolResultPart) or part.id not in untold]
+        if len(heard) == len(parts):
+            kept.append(msg)
+        elif heard:
+            kept.append(msg.replace(content=heard))
+    return kept
 
 
 def hear(msg: Msg, me: str | None) -> Heard:

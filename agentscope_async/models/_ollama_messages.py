@@ -10,7 +10,7 @@ import orjson
 from ..errors import MessageError
 from ..message import ImagePart, ToolCallPart, ToolResultPart, _thaw
 from ._media import load_media
-from ._messages import check_messages, hear, image_urls
+from ._messages import check_messages, hear, image_urls, with_calls_told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 def as_messages(msgs: Sequence[Msg], me: str | None) -> list[dict[str, Any]]:
     """Return messages in ollama's form, in order; each result of a tool is one of its own."""
     messages: list[dict[str, Any]] = []
-    for msg in msgs:
+    for msg in with_calls_told(msgs, me):
         heard = hear(msg, me)
         messages += [_result(result) for result in heard.tool_results]
         if heard.text or heard.media or not heard.tool_results:

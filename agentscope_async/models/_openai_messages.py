@@ -10,7 +10,7 @@ import orjson
 
 from ..message import AudioPart, ContentPart, FilePart, ImagePart, TextPart, VideoPart, _thaw
 from ._media import is_local, load_media
-from ._messages import Heard, hear
+from ._messages import Heard, hear, with_calls_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ def as_messages(msgs: Iterable[Msg], me: str | None) -> list[dict[str, Any]]:
     Images, sounds and files are sent only in user messages: it refuses them elsewhere.
     """
     items: list[dict[str, Any]] = []
-    for msg in msgs:
+    for msg in with_calls_told(msgs, me):
         heard = hear(msg, me)
         if heard.tool_calls or heard.tool_results:
             items += _tool_turn(heard)

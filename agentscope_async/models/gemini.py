@@ -28,7 +28,7 @@ from ._gemini_request import (
 )
 from ._kinds import EmbeddingModel
 from ._media import load_media
-from ._messages import hear, image_urls, text_of
+from ._messages import hear, image_urls, text_of, with_calls_told
 from ._problem import Problem
 from ._request import HttpRequest, with_query
 from ._sse import JSONArrayReader, ServerEvent, SSEReader, StreamReader
@@ -228,7 +228,7 @@ class GeminiChatWrapper(GeminiModel):
         flat: list[Msg] = []
         flatten(msgs, flat)
         if me is not None:
-            return [_content(hear(msg, me)) for msg in flat]
+            return [_content(hear(msg, me)) for msg in with_calls_told(flat, me)]
         parts: list[Any] = ["\n".join(f"{msg.name}: {text_of(msg)}" for msg in flat)]
         for msg in flat:
             if image_urls(msg) or not isinstance(msg.content, str):

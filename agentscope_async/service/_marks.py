@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -23,21 +24,27 @@ class Marks:
             it comes from, or True where none does.
         dangerous: it can destroy or change things outside of the conversation.
         granted: parameters that give rights; only the program sets them, never a model.
+        ends_itself: it has a time limit of its own and says what there was until then.
     """
 
     untrusted: str | bool = False
     dangerous: Danger = False
     granted: frozenset[str] = frozenset()
+    ends_itself: bool = False
 
 
 _UNMARKED = Marks()
 
 
 def marked(
-    *, untrusted: str | bool = False, dangerous: Danger = False, granted: Collection[str] = ()
+    *,
+    untrusted: str | bool = False,
+    dangerous: Danger = False,
+    granted: Collection[str] = (),
+    ends_itself: bool = False,
 ) -> Callable[[Function], Function]:
     """Mark a service; see :class:`Marks`. The function itself stays what it is."""
-    marks = Marks(untrusted, dangerous, frozenset(granted))
+    marks = Marks(untrusted, dangerous, frozenset(granted), ends_itself)
 
     def mark(function: Function) -> Function:
         function.__tool_marks__ = marks  # type: ignore[attr-defined]  # an attribute of our own
@@ -48,6 +55,6 @@ def marked(
 
 def marks_of(function: Callable[..., Any]) -> Marks:
     """Return a function's marks, also through ``functools.partial`` and bound methods."""
-    inner = getattr(function, "func", function)
+    inner = function.func if isinstance(function, functools.partial) else function
     found: Marks = getattr(inner, "__tool_marks__", _UNMARKED)
     return found

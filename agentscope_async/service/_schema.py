@@ -11,7 +11,7 @@ from ..errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Described", "describe"]
+__all__ = ["Described", "describe", "parameters_of"]
 
 _GATHERING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 MAX_ERRORS = 5
@@ -86,11 +86,20 @@ def describe(function: Callable[..., Any], hidden: frozenset[str], name: str) ->
     return Described(summary, _tidy(schema), [each.name for each in shown], arguments)
 
 
-def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    """Return what a function takes.
+
+    Raises:
+        ConfigError: it does not say.
+    """
     try:
-        found = list(inspect.signature(function).parameters.values())
-    except ValueError as error:
+        return list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"Tool {name!r} has no signature to read: wrap it in a function.") from error
+
+
+def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    found = parameters_of(function, name)
     for each in found:
         if each.kind is each.POSITIONAL_ONLY:
             raise ConfigError(
@@ -132,7 +141,7 @@ def _arguments_model(
         default = ... if each.default is each.empty else each.default
         about = texts.get(each.name) or None
         fields[_field(index)] = (
-            types.get(each.name, Any),
+            _annotation(each, types),
             Field(default, validation_alias=each.name, description=about),
         )
     return create_model(
@@ -141,8 +150,23 @@ def _arguments_model(
 
 
 def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    is_plain = inspect.isfunction(function) or inspect.ismethod(function)
-    return get_type_hints(function if is_plain else type(function).__call__, include_extras=True)
+    """Return the annotations of what is called in the end, be it decorated, a class or an object."""
+    inner = inspect.unwrap(function)
+    if inspect.isclass(inner):
+        inner = inner.__init__
+    elif not (inspect.isfunction(inner) or inspect.ismethod(inner)):
+        inner = type(inner).__call__
+    return get_type_hints(inner, include_extras=True)
+
+
+def _annotation(parameter: inspect.Parameter, types: dict[str, Any]) -> Any:
+    from pydantic.fields import FieldInfo
+
+    if isinstance(parameter.default, FieldInfo):
+        raise TypeError(f"{parameter.name} has a Field as its default; write Annotated[..., Field(...)] = 5.")
+    if not isinstance(parameter.annotation, str) and parameter.annotation is not parameter.empty:
+        return types[parameter.name] if types.get(parameter.name, Any) is not Any else parameter.annotation
+    return types.get(parameter.name, Any)
 
 
 def _field(index: int) -> str:

@@ -26,6 +26,7 @@ def _leaves_the_sandbox(presets: Mapping[str, Any]) -> bool:
         *("timeout", "use_docker", "maximum_memory_bytes"),
         *("packages", "files", "return_files", "unsafe_local"),
     ),
+    ends_itself=True,
 )
 async def execute_python_code(
     code: str,

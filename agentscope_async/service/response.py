@@ -56,6 +56,9 @@ class ServiceResponse(dict[str, Any]):
     def error(cls, problem: str | BaseException) -> ServiceResponse:
         """Return a response that says what went wrong; an exception as ``"Class: text"``."""
         if isinstance(problem, BaseException):
-            text = str(problem)
+            try:
+                text = str(problem)
+            except Exception:  # of a class that cannot even say what is wrong
+                text = ""
             problem = f"{type(problem).__name__}: {text}" if text else type(problem).__name__
         return cls(ServiceExecStatus.ERROR, problem)

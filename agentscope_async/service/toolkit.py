@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,8 +15,8 @@ import orjson
 from .._lenient import read_object
 from ..errors import ConfigError
 from ..logging import brief, get_logger
-from ..message import ToolResultPart
-from ._tool_thread import in_own_thread
+from ..message import Msg, ToolResultPart
+from ._tool_thread import Slots
 from .response import ServiceResponse
 from .tools import Tool, ToolOptions, as_tool
 
@@ -31,7 +33,7 @@ class ToolApproval:
     Attributes:
         agent: the agent's name, "" where no agent asks.
         name: the tool's.
-        arguments: as the model wrote them.
+        arguments: what the tool will be given: the model's, after they were checked.
         tainted_by: where untrusted content came from that the agent has read, so that the call may
             be somebody else's wish; empty when it has read none.
     """
@@ -91,10 +93,13 @@ class Toolkit:
             tools: what to start with.
             approve: asked before each call of a dangerous tool, one question at a time.
         """
+        if approve is not None and not callable(approve):
+            raise ConfigError(f"approve= is a function that is asked, not {approve!r:.80}.")
+        if callable(tools) or not isinstance(tools, Iterable):
+            raise ConfigError(f"tools= is a Toolkit, or a list of functions and tools, not {tools!r:.80}.")
         self._tools: dict[str, Tool] = {}
         self._off: set[str] = set()
-        self._approve = approve
-        self._asking = asyncio.Lock()
+        self._desk = None if approve is None else _Desk(approve)
         for each in tools:
             self._take(each)
 
@@ -150,7 +155,8 @@ class Toolkit:
         Raises:
             ConfigError: there is no tool of one of the names.
         """
-        chosen = Toolkit(approve=self._approve)
+        chosen = Toolkit()
+        chosen._desk = self._desk
         for name in names:
             if name not in self._tools:
                 raise ConfigError(f"There is no tool {name!r}; there are: {', '.join(self._tools)}.")
@@ -187,7 +193,10 @@ class Toolkit:
         if arguments is None:
             problem = f"The arguments of {call.name!r} are not a JSON object: {call.raw or ''!s:.200}"
             return _outcome(call, ServiceResponse.error(problem))
-        call = replace(call, arguments=arguments)
+        try:
+            arguments = tool.check(arguments)
+        except Exception as error:
+            return _outcome(call, ServiceResponse.error(error))
         refusal = await self._refusal(tool, ToolApproval(agent, tool.name, arguments, tuple(tainted_by)))
         if refusal is not None:
             get_logger().warning("tool_refused", agent=agent, tool=tool.name, reason=refusal)
@@ -235,24 +244,41 @@ class Toolkit:
         """Return why a call must not be made; None when it may."""
         if not tool.dangerous:
             return None
-        if self._approve is None:
+        if self._desk is None:
             return (
                 f"{tool.name!r} is marked dangerous and nobody is there to approve it. "
-                f"(The program can: Toolkit(approve=...), or add it with ToolOptions(dangerous=False).)"
+                f"(The program can: Toolkit(approve=...), or say that the tool is not dangerous.)"
             )
         try:
-            async with self._asking:
-                is_approved = await _ask(self._approve, request)
+            is_approved = await self._desk.ask(request)
         except Exception as error:
             return f"The approver failed, so {tool.name!r} was not called: {brief(error)}"
         return None if is_approved is True else f"The call of {tool.name!r} was not approved."
 
 
-async def _ask(approve: Approver, request: ToolApproval) -> Any:
-    if inspect.iscoroutinefunction(approve):
-        return await approve(request)
-    answer = await in_own_thread(lambda: approve(request), asyncio.Semaphore(1))
-    return await answer if inspect.isawaitable(answer) else answer
+class _Desk:
+    """Where an approver is asked, one question at a time."""
+
+    def __init__(self, approve: Approver) -> None:
+        self._approve = approve
+        self._place = Slots(1)
+
+    async def ask(self, request: ToolApproval) -> Any:
+        if self in _asking.get():
+            raise RuntimeError("it asked for this call itself, while it was being asked about another")
+        token = _asking.set((*_asking.get(), self))
+        try:
+            if inspect.iscoroutinefunction(self._approve):
+                async with self._place.here:
+                    return await self._approve(request)
+            answer = await self._place.in_thread(lambda: self._approve(request))
+            return await answer if inspect.isawaitable(answer) else answer
+        finally:
+            _asking.reset(token)
+
+
+_asking: ContextVar[tuple[_Desk, ...]] = ContextVar("agentscope_async.asking", default=())
+"""The approvers this code was called by."""
 
 
 def _as_described(tool: Tool, schema: dict[str, Any]) -> Tool:
@@ -269,32 +295,48 @@ def _as_described(tool: Tool, schema: dict[str, Any]) -> Tool:
 
 
 def _arguments(call: ToolCallPart) -> dict[str, Any] | None:
-    """Return the arguments as a dict of one's own, also of such as were written badly."""
+    """Return the arguments as a dict of one's own, or None; never repaired: what was cut off must not run."""
     if call.arguments is None:
-        return read_object(call.raw) if call.raw else {}
+        return read_object(call.raw, may_repair=False) if call.raw else {}
     plain = orjson.loads(orjson.dumps(call.arguments))
     if isinstance(plain, str):  # JSON in JSON, which some models write
-        plain = read_object(plain)
+        plain = read_object(plain, may_repair=False)
     return plain if isinstance(plain, dict) else None
 
 
 async def _carried_out(tool: Tool, arguments: dict[str, Any], agent: str) -> ServiceResponse:
+    task = asyncio.current_task()
+    cancellations = 0 if task is None else task.cancelling()
     try:
         async with asyncio.timeout(tool.options.timeout_s) as limit:
             return await tool.call(arguments)
-    except Exception as error:
+    except asyncio.CancelledError:
+        if task is None or task.cancelling() > cancellations:
+            raise
+        return ServiceResponse.error(f"{tool.name!r} was cancelled from within.")
+    except (Exception, SystemExit) as error:
         if limit.expired():
             return ServiceResponse.error(
                 f"TimeoutError: {tool.name!r} did not answer within {tool.options.timeout_s:g} s."
             )
-        get_logger().info("tool_failed", agent=agent, tool=tool.name, error=brief(error))
+        get_logger().info("tool_failed", agent=agent, tool=tool.name, error=type(error).__name__)
         return ServiceResponse.error(error)
 
 
 def _outcome(
     call: ToolCallPart, response: ServiceResponse, tool: Tool | None = None, source: str | None = None
 ) -> ToolOutcome:
-    text = _as_text(response.content)
+    try:
+        content = response.content
+        if isinstance(content, Msg):
+            source = source or ", ".join(map(str, content.get("untrusted", ()))) or None
+            content = content.text
+        text = _as_text(content)
+    except Exception as error:  # of a value that cannot be shown
+        response = ServiceResponse.error(
+            f"What {call.name!r} returned cannot be told: {type(error).__name__}"
+        )
+        text = response.content
     limit = ToolOptions().max_output_chars if tool is None else tool.options.max_output_chars
     if len(text) > limit:
         text = f"{text[:limit]}\n[cut: {len(text) - limit} more characters]"
@@ -320,10 +362,11 @@ def _plain(value: Any) -> Any:
 
 
 ENVELOPE = "untrusted-content"
+_ENVELOPE = re.compile(r"untrusted\W{0,3}content", re.IGNORECASE)
 
 
 def _enveloped(text: str, source: str) -> str:
     """Return the text between marks that it cannot close itself."""
-    inside = text.replace(ENVELOPE, "untrusted_content")
+    inside = _ENVELOPE.sub("untrusted_content", text)
     where = "".join(each for each in source if each.isprintable() and each not in '"<>')[:300]
     return f'<{ENVELOPE} source="{where}">\n{inside}\n</{ENVELOPE}>'

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
 from ._marks import marks_of
-from ._schema import Described, describe
-from ._tool_thread import in_own_thread
+from ._schema import describe, parameters_of
+from ._tool_thread import Slots
 from .response import ServiceResponse
 
 if TYPE_CHECKING:
@@ -22,7 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Tool", "ToolCall", "ToolOptions", "as_tool"]
 
 ToolCall: TypeAlias = Callable[[dict[str, Any]], Awaitable[ServiceResponse]]
-"""Calls a tool with the arguments a model wrote. Raises ValueError for those that do not fit."""
+"""Calls a tool with arguments that were checked."""
+
+ToolCheck: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes of the arguments a model wrote those the tool is given. Raises ValueError when they do not fit."""
+
+MAX_SOURCE_CHARS = 300
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PRESET_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -73,6 +77,7 @@ class Tool:
         description: what they are told it does.
         parameters: JSON Schema of an object, its arguments.
         call: runs it.
+        check: sees to its arguments first; without one they are taken as written.
         untrusted: its results were written by strangers; see :class:`ToolOptions`.
         dangerous: it runs only with an approver's yes.
         options: limits and group.
@@ -85,6 +90,7 @@ class Tool:
     untrusted: str | bool = False
     dangerous: bool = False
     options: ToolOptions = field(default_factory=ToolOptions)
+    check: ToolCheck = dict
 
     def __post_init__(self) -> None:
         ToolOptions(name=self.name)  # checks it
@@ -100,7 +106,11 @@ class Tool:
         if not self.untrusted:
             return None
         named = arguments.get(self.untrusted) if isinstance(self.untrusted, str) else None
-        return f"{self.name}: {named}" if isinstance(named, str) else self.name
+        if not isinstance(named, str):
+            return self.name
+        shown = "".join(each if each.isprintable() else " " for each in named[: MAX_SOURCE_CHARS + 1])
+        cut = "..." if len(shown) > MAX_SOURCE_CHARS else ""
+        return f"{self.name}: {shown[:MAX_SOURCE_CHARS]}{cut}"
 
 
 def as_tool(function: Callable[..., Any], options: ToolOptions | None, presets: Mapping[str, Any]) -> Tool:
@@ -110,41 +120,50 @@ def as_tool(function: Callable[..., Any], options: ToolOptions | None, presets: 
         ConfigError: a preset is none of its parameters, a parameter that gives rights is not set, or
             the function cannot be described.
     """
-    options = options or ToolOptions()
+    if options is not None and not isinstance(options, ToolOptions):
+        raise ConfigError(f"The options of a tool are ToolOptions(...), not {type(options).__name__}.")
     marks = marks_of(function)
+    if options is None:
+        options = ToolOptions(timeout_s=None) if marks.ends_itself else ToolOptions()
     if isinstance(function, functools.partial):
         if function.args:
             raise ConfigError("A partial with positional arguments cannot be a tool: give them by keyword.")
         presets = {**function.keywords, **presets}
         function = function.func
     name = options.name or str(getattr(function, "__name__", type(function).__name__))
-    _check_presets(function, name, presets, marks.granted)
+    _check_kind(function, name)
+    taken = parameters_of(function, name)
+    _check_presets(taken, name, presets, marks.granted)
+    untrusted = marks.untrusted if options.untrusted is None else options.untrusted
+    if isinstance(untrusted, str) and untrusted not in [each.name for each in taken]:
+        raise ConfigError(f"untrusted= names a parameter of {name!r} or is True, not {untrusted!r}.")
     described = describe(function, frozenset(presets) | marks.granted, name)
     dangerous = marks.dangerous(presets) if callable(marks.dangerous) else marks.dangerous
     return Tool(
         name,
         options.description or described.description or "",
         described.parameters,
-        _caller(function, presets, described, options.max_concurrency),
-        marks.untrusted if options.untrusted is None else options.untrusted,
+        _caller(function, presets, options.max_concurrency),
+        untrusted,
         dangerous if options.dangerous is None else options.dangerous,
         options,
+        described.check,
     )
 
 
-def _caller(
-    function: Callable[..., Any], presets: Mapping[str, Any], described: Described, max_concurrency: int
-) -> ToolCall:
-    slots = asyncio.Semaphore(max_concurrency)
+def _caller(function: Callable[..., Any], presets: Mapping[str, Any], max_concurrency: int) -> ToolCall:
+    slots = Slots(max_concurrency)
     is_async = _is_async(function)
 
     async def call(arguments: dict[str, Any]) -> ServiceResponse:
-        bound = functools.partial(function, **presets, **described.check(arguments))
+        bound = functools.partial(function, **presets, **arguments)
         if is_async:
-            async with slots:
+            async with slots.here:
                 answer = await bound()
         else:
-            answer = await in_own_thread(bound, slots)
+            answer = await slots.in_thread(bound)
+            if inspect.isawaitable(answer):  # a decorated async function, say
+                answer = await answer
         return answer if isinstance(answer, ServiceResponse) else ServiceResponse.success(answer)
 
     return call
@@ -156,17 +175,33 @@ def _is_async(function: Callable[..., Any]) -> bool:
     )
 
 
+def _check_kind(function: Callable[..., Any], name: str) -> None:
+    inner = inspect.unwrap(function)
+    if hasattr(inner, "reply") and hasattr(inner, "observe") and not inspect.isclass(inner):
+        raise ConfigError(
+            "An agent becomes a tool through a function that says what it is asked: "
+            "`async def ask_bob(question: str) -> str: return (await bob(question)).text`."
+        )
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise ConfigError(f"Tool {name!r} yields its results; a tool returns them: a list, say.")
+
+
 def _check_presets(
-    function: Callable[..., Any], name: str, presets: Mapping[str, Any], granted: frozenset[str]
+    taken: Sequence[inspect.Parameter], name: str, presets: Mapping[str, Any], granted: frozenset[str]
 ) -> None:
-    taken: Sequence[inspect.Parameter] = list(inspect.signature(function).parameters.values())
     if not any(each.kind is each.VAR_KEYWORD for each in taken):
         known = [each.name for each in taken if each.kind in _PRESET_KINDS]
-        unknown = sorted(set(presets) - set(known))
-        if unknown:
-            raise ConfigError(f"Tool {name!r} has no parameter {unknown[0]!r}; it has {', '.join(known)}.")
+        for preset in presets:
+            if preset not in known:
+                hint = f" ToolOptions({preset}=...) sets how it is used." if preset in _OPTIONS else ""
+                raise ConfigError(
+                    f"Tool {name!r} has no parameter {preset!r}; it has {', '.join(known) or 'none'}.{hint}"
+                )
     for each in taken:
         if each.name in granted and each.name not in presets and each.default is each.empty:
             raise ConfigError(
                 f"Tool {name!r} needs {each.name}= from the program: toolkit.add({name}, {each.name}=...)."
             )
+
+
+_OPTIONS = frozenset(each.name for each in fields(ToolOptions))

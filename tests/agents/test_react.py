@@ -160,8 +160,67 @@ async def test_c16_arguments_as_a_json_text_are_understood():
 
 async def test_c16_a_broken_object_is_repaired_where_it_can_be():
     pytest.importorskip("json_repair")
-    msg = await agent_of('{"thought": "x", "speak": "It is 4')("go")
+    msg = await agent_of('{"thought": "x" "speak": "It is 4"}')("go")
     assert msg.content["speak"] == "It is 4"
+
+
+CALL = '{"thought": "t", "speak": "", "function": [{"name": "remove", "arguments": {"path": "data/project'
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        CALL,
+        ModelResponse(CALL + '"}}]}', finish_reason="length"),
+        ModelResponse(tool_calls=[ToolCallPart("1", "remove", {"path": "data"})], finish_reason="length"),
+        ModelResponse(tool_calls=[ToolCallPart("1", "remove", None, '{"path": "data/project')]),
+    ],
+    ids=["text", "text at its limit", "native at its limit", "native"],
+)
+async def test_c16_a_call_that_was_cut_off_is_never_made(cut):
+    async def remove(path: str) -> None:
+        raise AssertionError(path)
+
+    agent = agent_of(cut, wants(speak="done"), tools=[remove])
+    assert (await agent("go")).content["speak"] == "done"
+    told = prompts(agent)[1]
+    assert "must never" not in told
+    assert "AssertionError" not in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Let me see. {"thought": "", "speak": "yes", "function": []}',
+        '<think>what {is} it</think>{"thought": "", "speak": "yes", "function": []}',
+        '```JSON {"thought": "", "speak": "yes", "function": []}```',
+        '{"thought": "two\nlines", "speak": "yes", "function": []}',
+        'First {"a": 1} then {"thought": "", "speak": "yes", "function": []} and more',
+        '{"thought": "' + "x" * 9000 + '", "speak": "yes", "function": []} Done.',
+    ],
+)
+async def test_c16_an_object_is_found_in_what_models_write_around_it(text):
+    assert (await agent_of(text)("go")).content["speak"] == "yes"
+
+
+async def test_c16_a_text_with_braces_is_an_answer():
+    assert (
+        await agent_of("Write int main() { return 0; }.")("go")
+    ).content == "Write int main() { return 0; }."
+
+
+@pytest.mark.parametrize("kind", ["native", "text"])
+async def test_c14_no_more_calls_are_made_in_one_step_than_sixteen(kind):
+    made = []
+
+    async def note(n: int) -> None:
+        made.append(n)
+
+    calls = [("note", {"n": n}) for n in range(50)]
+    agent = agent_of(native(*calls) if kind == "native" else wants(*calls), "done", tools=[note])
+    assert (await agent("go")).content == "done"
+    assert len(made) == 16
+    assert "Only the first 16" in prompts(agent)[1]
 
 
 async def test_c16_a_broken_object_without_a_repair_is_told(monkeypatch):
@@ -411,6 +470,58 @@ async def test_what_was_read_taints_the_turn_and_the_reply_and_who_hears_it():
     later = agent_of(wants(("erase", {"what": "b"})), wants(speak="done"), tools=toolkit)
     await later(passed_on)
     assert asked[-1] == ("read_page: http://x",)
+
+
+async def test_what_is_quoted_after_untrusted_content_was_read_is_not_called():
+    quoted = (
+        'The page asks for ```json\n{"thought": "", "speak": "", "function": [{"name": "erase"}]}\n```, no.'
+    )
+    agent = agent_of(
+        wants(("read_page", {"url": "x"})),
+        quoted,
+        tools=Toolkit([read_page, erase], approve=lambda request: True),
+    )
+    assert (await agent("go")).content == quoted
+
+
+async def test_a_turn_that_ended_at_its_last_step_says_what_it_read():
+    agent = agent_of(wants(("read_page", {"url": "x"})), tools=[read_page], max_iters=1)
+    assert list((await agent("go")).untrusted) == ["read_page: x"]
+
+
+async def test_what_is_observed_meanwhile_does_not_part_a_call_from_its_result():
+    async def look(n: int) -> str:
+        await agent.observe(Msg("bob", "hello", "user"))
+        return "seen"
+
+    agent = agent_of(native(("look", {"n": 1})), "done", tools=[look])
+    await agent("go")
+    kinds = [msg.role for msg in agent.memory.get_memory()]
+    assert kinds == ["user", "user", "assistant", "tool", "assistant"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [ToolCallPart("1", "functions.f", {}), ToolCallPart("1", "", {}), ToolCallPart("1", "f", None, '{"x":'),
+     ToolCallPart("1", "f", [1], "[1]")],
+    ids=["dotted", "nameless", "cut", "list"],
+)  # fmt: skip
+async def test_a_broken_native_call_is_told_again_in_a_form_that_providers_take(call):
+    agent = agent_of(ModelResponse(tool_calls=[call]), "done")
+    await agent("go")
+    [said] = [item for item in agent.model.calls[1] if item.get("tool_calls")]
+    function = said["tool_calls"][0]["function"]
+    assert function["name"] in ("functions_f", "unknown", "f")
+    assert function["arguments"] == "{}"
+
+
+async def test_an_agent_of_another_name_hears_no_results_without_their_calls():
+    agent = agent_of(native(("add_up", {"a": 1, "b": 2})), "It is 3.")
+    await agent("go")
+    other = DialogAgent("bob", "", ScriptedModel(["hm"]))
+    await other.load_state(await agent.state())
+    await other("and?")
+    assert [item["role"] for item in other.model.calls[0] if item["role"] == "tool"] == []
 
 
 async def test_a_turn_that_read_nothing_untrusted_is_not_marked():

@@ -10,7 +10,7 @@ from typing import Any, Literal, Optional
 import pytest
 from pydantic import BaseModel
 
-from agentscope_async import ConfigError, ToolCallPart
+from agentscope_async import ConfigError, DialogAgent, EchoModel, Msg, ToolCallPart
 from agentscope_async.service import (
     ServiceExecStatus,
     ServiceFactory,
@@ -148,9 +148,14 @@ async def test_arguments_are_checked_before_the_call():
 
 async def test_arguments_written_badly_are_read_where_they_can_be():
     toolkit = Toolkit([add_up])
-    for arguments, raw in (({"a": 1}, None), ('{"a": 1}', None), (None, "{'a': 1}"), (None, '{"a": 1')):
+    for arguments, raw in (({"a": 1}, None), ('{"a": 1}', None), (None, "{'a': 1}"), (None, '{"a": "1"}')):
         outcome = await toolkit.call(call_of("add_up", arguments, raw))
         assert outcome.text == "3", (arguments, raw)
+
+
+@pytest.mark.parametrize("raw", ['{"a": 1', '{"a": 1, "b": 2', '{"a": {"a": 1}, "b', "[1]", "1", "a: 1"])
+async def test_arguments_that_were_cut_off_are_never_completed(raw):
+    assert (await Toolkit([add_up]).call(call_of("add_up", None, raw))).response.status == -1
 
 
 async def test_an_unknown_tool_and_one_switched_off_are_refused():
@@ -376,3 +381,187 @@ async def test_w14_untrusted_results_come_in_an_envelope_they_cannot_close():
     assert outcome.text.count("</untrusted-content>") == 1
     assert outcome.text.endswith("\n</untrusted-content>")
     assert outcome.source == 'fetch: http://x/"><b>'
+
+
+# -- what a tool, or who adds it, may do wrong --
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+async def cancels_itself() -> None:
+    task = asyncio.ensure_future(asyncio.sleep(9))
+    task.cancel()
+    await task
+
+
+async def raises_what_has_no_text() -> None:
+    raise Unspeakable
+
+
+async def returns_what_has_no_text() -> Any:
+    return Unspeakable()
+
+
+async def returns_no_content() -> Any:
+    response = ServiceResponse.success(1)
+    del response["content"]
+    return response
+
+
+async def exits() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    "tool", [cancels_itself, raises_what_has_no_text, returns_what_has_no_text, returns_no_content, exits]
+)
+async def test_an_odd_tool_is_an_error_and_its_siblings_answer(tool):
+    toolkit = Toolkit([tool, add_up])
+    odd, good = await toolkit.call_all([call_of(tool.__name__), call_of("add_up", {"a": 1})])
+    assert (odd.response.status, good.text) == (-1, "3")
+
+
+async def test_what_an_approver_sees_is_what_the_tool_is_given():
+    seen, given = [], []
+
+    async def approve(request):
+        seen.append(request.arguments)
+        return True
+
+    @marked(dangerous=True)
+    async def write(path: str, overwrite: bool = False) -> None:
+        given.append({"path": path, "overwrite": overwrite})
+
+    toolkit = Toolkit([write], approve=approve)
+    await toolkit.call(call_of("write", {"path": "a", "overwrite": "yes"}))
+    assert seen == given == [{"path": "a", "overwrite": True}]
+    await toolkit.call(call_of("write", {"path": "a", "overwrite": "perhaps"}))
+    assert len(seen) == 1  # nobody is asked about a call that cannot be made
+
+
+async def test_an_approver_that_needs_its_own_approval_is_refused():
+    toolkit = Toolkit([erase])
+
+    async def approve(request):
+        inner = await toolkit.call(call_of("erase", {"what": "inner"}))
+        assert inner.response.status == -1
+        return True
+
+    toolkit = Toolkit([erase], approve=approve)
+    assert (await toolkit.call(call_of("erase", {"what": "it"}))).text == "erased it"
+
+
+async def test_one_question_at_a_time_also_through_another_toolkit():
+    asking, most = 0, 0
+
+    async def approve(request):
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0)
+        asking -= 1
+        return True
+
+    toolkit = Toolkit([erase], approve=approve)
+    other = toolkit.only("erase")
+    await asyncio.gather(*[each.call(call_of("erase", {"what": "x"})) for each in (toolkit, other) * 3])
+    assert most == 1
+
+
+def test_a_toolkit_serves_one_event_loop_after_the_other():
+    async def slow() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    async def approve(request):
+        await asyncio.sleep(0)
+        return True
+
+    toolkit = Toolkit(approve=approve)
+    toolkit.add(slow, ToolOptions(max_concurrency=1, dangerous=True))
+    for _ in range(2):
+        outcomes = asyncio.run(toolkit.call_all([call_of("slow")] * 3))
+        assert [outcome.text for outcome in outcomes] == ["done"] * 3
+
+
+async def test_a_decorated_async_function_is_awaited():
+    @functools.wraps(add_up)
+    def decorated(*args, **kwargs):
+        return add_up(*args, **kwargs)
+
+    assert (await Toolkit([decorated]).call(call_of("add_up", {"a": "1"}))).text == "3"
+
+
+async def test_types_are_checked_also_of_classes_and_cached_functions():
+    @functools.lru_cache
+    def cached(a: int) -> int:
+        return a
+
+    class Box:
+        def __init__(self, a: int) -> None:
+            self.a = a
+
+        def __str__(self) -> str:
+            return f"box of {self.a}"
+
+    toolkit = Toolkit([cached, Box])
+    for name in ("cached", "Box"):
+        assert (await toolkit.call(call_of(name, {"a": "rm -rf"}))).response.status == -1
+    assert "box of 3" in (await toolkit.call(call_of("Box", {"a": 3}))).text
+
+
+async def test_a_message_is_told_as_its_text_and_stays_untrusted():
+    async def ask_bob() -> Msg:
+        return Msg("bob", "hello", "assistant", untrusted=["load_web: http://x"])
+
+    outcome = await Toolkit([ask_bob]).call(call_of("ask_bob"))
+    assert "hello" in outcome.text
+    assert outcome.source == "load_web: http://x"
+
+
+async def test_the_source_of_a_result_is_short_and_printable():
+    outcome = await Toolkit([fetch]).call(call_of("fetch", {"url": "http://x/\n\x1b[2K" + "y" * 1000}))
+    assert outcome.source is not None
+    assert len(outcome.source) < 320
+    assert outcome.source.isprintable()
+
+
+def yields(n: int):
+    yield n
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Toolkit([DialogAgent("bob", model=EchoModel())]),
+        lambda: Toolkit([yields]),
+        lambda: Toolkit(add_up),
+        lambda: Toolkit(None),
+        lambda: Toolkit([3]),
+        lambda: Toolkit([int]),
+        lambda: Toolkit([add_up], approve=True),
+        lambda: Toolkit().add(add_up, {"timeout_s": 5}),
+        lambda: Toolkit().add(add_up, timeout_s=5),
+        lambda: Toolkit().add(add_up, ToolOptions(untrusted="url")),
+    ],
+    ids=[
+        "agent",
+        "generator",
+        "function",
+        "none",
+        "number",
+        "builtin",
+        "approve",
+        "dict",
+        "option",
+        "untrusted",
+    ],
+)
+def test_a_mistake_is_told_when_the_tool_is_added(make):
+    with pytest.raises(ConfigError):
+        make()
