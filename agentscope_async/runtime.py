@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, overload
 
 from . import _context
 from ._dead_letters import DeadLetter, DeadLetters
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from ._invocations import Invocations
     from .files import Files
+    from .keyed import AgentFactory, KeyedAgent, KeyedAgents
+    from .keyed_registries import Registries
     from .mailbox import Mailbox
     from .message import Msg
     from .monitor import Budget, Monitor
@@ -152,6 +154,7 @@ class Runtime:
         self._readers: list[_EventReader] = []
         self._hosting = Hosting(self)
         self._watches: set[Watch] = set()
+        self._keyed: Registries | None = None
         self._node: Node | None = None
         if any(each is not None for each in (listen, token, exports, allow, node, peers, ssl)):
             from .node.node import Node
@@ -248,6 +251,8 @@ class Runtime:
     async def _close_services(self) -> None:
         """Write what is left of metrics and records; the loop's last runtime closes idle connections."""
         try:
+            if self._keyed is not None:
+                await self._keyed.aclose()
             await self._own_services.aclose()
         finally:
             if self._loop not in _open_in_loop and (http := sys.modules.get(_HTTP)) is not None:
@@ -378,6 +383,65 @@ class Runtime:
         if self._intake is None:
             raise NoRuntimeError("host()")
         return self._hosting.begin(agent, on_fatal)
+
+    @overload
+    def agents(
+        self,
+        factory: AgentFactory,
+        *,
+        key: None = None,
+        name: str | None = None,
+        live: int | None = None,
+        idle_after_s: float | None = None,
+        store: str | Path | None = None,
+    ) -> KeyedAgents: ...
+
+    @overload
+    def agents(
+        self,
+        factory: AgentFactory,
+        *,
+        key: str,
+        name: str | None = None,
+        live: int | None = None,
+        idle_after_s: float | None = None,
+        store: str | Path | None = None,
+    ) -> KeyedAgent: ...
+
+    def agents(
+        self,
+        factory: AgentFactory,
+        *,
+        key: str | None = None,
+        name: str | None = None,
+        live: int | None = None,
+        idle_after_s: float | None = None,
+        store: str | Path | None = None,
+    ) -> KeyedAgents | KeyedAgent:
+        """Return the agent of a key: one for each, made on its first message, there again on the next.
+
+        ``await rt.agents(new_chat, key="ann")("Hi")``. Agents are saved through ``state()`` after
+        each turn, before it is answered, and dropped when idle; see :class:`KeyedAgents`, which is
+        what is returned without a key.
+
+        Args:
+            factory: ``factory(key)`` makes the agent of a key; a plain or async function.
+            key: 1 to 64 letters, digits, ``_``, ``.`` or ``-``.
+            name: what the agents are saved under; the factory's own name when not given.
+            live: so many stay in memory while idle; 1,000 when not given.
+            idle_after_s: after so many seconds without a message one is dropped; 600 when not given.
+            store: the SQLite file to save to; ``agents.db`` in the run directory when not given. To
+                find the agents again in another process, give this, or ``run_id`` to the runtime.
+
+        Raises:
+            ConfigError: the key or an option is not valid, or is not as it was for this factory before.
+        """
+        if self._keyed is None:
+            from .keyed_registries import Registries
+
+            self._keyed = Registries(self)
+        agents = self._keyed.find(factory, name=name, live=live, idle_after_s=idle_after_s, store=store)
+        return agents if key is None else agents.get(key)
 
     def graph(self) -> list[tuple[str, str]]:
         """Return who waits on whom now: pairs of agent names, waiting one first."""
