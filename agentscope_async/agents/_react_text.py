@@ -47,6 +47,7 @@ TOO_MANY = "Only the first {limit} functions were called: no more than that in o
 
 KEYS = ("thought", "speak", "function")
 THOUGHT_CHARS = 200
+SPEECH_CHARS = 400
 CALLS_AT_ONCE = 4
 """A small model held to a grammar does not always find an end; so much it may say."""
 
@@ -124,7 +125,7 @@ def answer_schema(tools: Sequence[Tool], *, must_call: bool) -> dict[str, Any]:
         function["minItems"] = 1
     properties = {
         "thought": {"type": "string", "maxLength": THOUGHT_CHARS},
-        "speak": {"type": "string"},
+        "speak": {"type": "string", "maxLength": SPEECH_CHARS},
         "function": function,
     }
     schema = {"type": "object", "properties": properties, "required": list(properties)}

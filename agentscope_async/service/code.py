@@ -69,6 +69,10 @@ async def execute_python_code(
         ConfigError: options that are not sensible, or not together.
     """
     memory_bytes = _checked(timeout, maximum_memory_bytes)
+    if isinstance(packages, str):
+        raise ConfigError(f"packages is a list of names, such as [{packages!r}].")
+    if any(not isinstance(content, bytes) for content in (files or {}).values()):
+        raise ConfigError("The contents of files= are bytes; of a text: text.encode().")
     is_elsewhere = bool(use_docker) or unsafe_local
     if is_elsewhere and (packages or files or return_files):
         raise ConfigError("packages, files and return_files are for the sandbox only.")

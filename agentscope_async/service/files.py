@@ -19,7 +19,7 @@ from ._contents import read_file, remove_tree, write_file
 from ._granted import answer, check_positive, checked_root
 from ._marks import marked
 from ._rooted import Root, lstat, move_new, named
-from .response import ServiceResponse  # noqa: TC001  # toolkits look annotations up
+from .response import ServiceResponse
 
 if TYPE_CHECKING:
     from ._threads import Halt
@@ -211,18 +211,35 @@ async def get_current_directory(*, root: str | os.PathLike[str] | None = None) -
 
 @marked(untrusted="file_path", granted=["root", "max_bytes"])
 async def read_text_file(
-    file_path: str, *, root: str | os.PathLike[str] | None = None, max_bytes: int = MAX_BYTES
+    file_path: str,
+    first_line: int = 1,
+    line_count: int | None = None,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> ServiceResponse:
-    """Read a text file (UTF-8) and return its text.
+    """Read a text file (UTF-8), or some lines of it, and return the text.
 
     Ends of lines are as they are in the file; a byte order mark at its beginning is left out.
 
     Args:
         file_path: path of the file.
+        first_line: the line to begin with, counted from 1.
+        line_count: how many lines to return; all that follow when not given.
         root: the directory it must be beneath; by default the working directory.
         max_bytes: a larger file is not read; the response says how large it is.
     """
-    return await _read(file_path, root, max_bytes, lambda text: text)
+    if first_line < 1 or (line_count is not None and line_count < 0):
+        return ServiceResponse.error("first_line is 1 or more, line_count 0 or more.")
+    if first_line == 1 and line_count is None:
+        return await _read(file_path, root, max_bytes, lambda text: text)
+    last = None if line_count is None else first_line - 1 + line_count
+    return await _read(
+        file_path,
+        root,
+        max_bytes,
+        lambda text: "".join(text.splitlines(keepends=True)[first_line - 1 : last]),
+    )
 
 
 @marked(dangerous=_may_overwrite, granted=["root", "max_bytes"])

@@ -162,6 +162,21 @@ async def test_l10_move_directory_moves_the_tree_but_not_into_itself(tmp_path: P
     assert everything(tmp_path) == ["b", "b/inner", "b/inner/file", "taken"]
 
 
+async def test_l11_some_lines_of_a_text_are_read(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\nthree")
+    for arguments, text in (
+        ((1, 1), "one\r\n"),
+        ((2,), "two\nthree"),
+        ((2, 1), "two\n"),
+        ((9,), ""),
+        ((1, 0), ""),
+    ):
+        response = await read_text_file("a.txt", *arguments, root=tmp_path)
+        assert (response.status, response.content) == (1, text), arguments
+    for bad in ((0,), (1, -1)):
+        assert (await read_text_file("a.txt", *bad, root=tmp_path)).status == -1
+
+
 async def test_l11_read_text_file_returns_utf8_as_it_is(tmp_path: Path) -> None:
     text = "Grüße, 世界\r\nzweite Zeile\n"
     (tmp_path / "text").write_bytes(text.encode())
