@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .message import Usage
 
-__all__ = ["Event", "LetterBuried", "LinkChanged", "ModelCalled", "TurnEnded", "TurnStarted"]
+__all__ = ["Event", "LetterBuried", "LinkChanged", "ModelCalled", "ToolCalled", "TurnEnded", "TurnStarted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +60,12 @@ class ModelCalled(Event):
     usage: Usage
     seconds: float
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled(Event):
+    """A tool was called, or the call was refused: ``is_success`` False, then perhaps in no time at all."""
+
+    tool: str
+    seconds: float
+    is_success: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
+from .. import _context
 from .._lenient import read_object
 from ..errors import ConfigError
+from ..events import ToolCalled
 from ..logging import brief, get_logger
 from ..message import Msg, ToolResultPart
 from ._tool_thread import Slots
@@ -184,6 +187,32 @@ class Toolkit:
             agent: who asks, for the approver and the log.
             tainted_by: where untrusted content came from that the asker has read.
         """
+        began = time.perf_counter()
+        outcome = await self._outcome(call, agent, tainted_by)
+        runtime = _context.find_runtime()
+        if runtime is not None and runtime.is_listened_to:
+            seconds = time.perf_counter() - began
+            runtime.emit(ToolCalled(agent, call.name, seconds, outcome.response.is_success))
+        return outcome
+
+    async def call_all(
+        self, calls: Sequence[ToolCallPart], *, agent: str = "", tainted_by: Sequence[str] = ()
+    ) -> list[ToolOutcome]:
+        """Carry out several calls at once; outcomes in the order of the calls."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.call(call, agent=agent, tainted_by=tainted_by)) for call in calls]
+        return [task.result() for task in tasks]
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tools
+
+    def __repr__(self) -> str:
+        return f"Toolkit({', '.join(self._tools)})"
+
+    async def _outcome(self, call: ToolCallPart, agent: str, tainted_by: Sequence[str]) -> ToolOutcome:
         tool = next((tool for tool in self.tools if tool.name == call.name), None)
         if tool is None:
             known = ", ".join(tool.name for tool in self.tools) or "none"
@@ -203,23 +232,6 @@ class Toolkit:
             return _outcome(call, ServiceResponse.error(refusal))
         response = await _carried_out(tool, arguments, agent)
         return _outcome(call, response, tool, tool.source(arguments))
-
-    async def call_all(
-        self, calls: Sequence[ToolCallPart], *, agent: str = "", tainted_by: Sequence[str] = ()
-    ) -> list[ToolOutcome]:
-        """Carry out several calls at once; outcomes in the order of the calls."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.call(call, agent=agent, tainted_by=tainted_by)) for call in calls]
-        return [task.result() for task in tasks]
-
-    def __len__(self) -> int:
-        return len(self._tools)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tools
-
-    def __repr__(self) -> str:
-        return f"Toolkit({', '.join(self._tools)})"
 
     def _take(self, given: Any) -> None:
         match given:

@@ -10,7 +10,8 @@ from typing import Any, Literal, Optional
 import pytest
 from pydantic import BaseModel
 
-from agentscope_async import ConfigError, DialogAgent, EchoModel, Msg, ToolCallPart
+from agentscope_async import ConfigError, DialogAgent, EchoModel, Msg, Runtime, ToolCallPart
+from agentscope_async.events import ToolCalled
 from agentscope_async.service import (
     ServiceExecStatus,
     ServiceFactory,
@@ -565,3 +566,23 @@ def yields(n: int):
 def test_a_mistake_is_told_when_the_tool_is_added(make):
     with pytest.raises(ConfigError):
         make()
+
+
+async def test_a_runtime_tells_of_each_call():
+    async with Runtime() as rt:
+        heard = []
+
+        async def listen() -> None:
+            async for event in rt.events():
+                if isinstance(event, ToolCalled):
+                    heard.append((event.agent, event.tool, event.is_success))
+                    if len(heard) == 2:
+                        return
+
+        listener = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        toolkit = Toolkit([add_up])
+        await toolkit.call(call_of("add_up", {"a": 1}), agent="ann")
+        await toolkit.call(call_of("nobody"), agent="ann")
+        await listener
+    assert heard == [("ann", "add_up", True), ("ann", "nobody", False)]
