@@ -31,6 +31,7 @@ _HOMES = {
         "RemoteError", "ReplyExitError", "ReplyExpiredError", "RuntimeClosedError", "ServerError",
         "WrongLoopError",
     ],
+    "keyed": ["KeyedAgent", "KeyedAgents", "UnsavedStateError"],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],
     "message": [
@@ -123,6 +124,11 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
     from ._trace import current_trace_id as current_trace_id, trace as trace
     from .agents import *  # noqa: F403
     from .errors import *  # noqa: F403
+    from .keyed import (
+        KeyedAgent as KeyedAgent,
+        KeyedAgents as KeyedAgents,
+        UnsavedStateError as UnsavedStateError,
+    )
     from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply
     from .memory import *  # noqa: F403
     from .message import *  # noqa: F403
