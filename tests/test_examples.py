@@ -15,8 +15,8 @@ def run(name: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-ELSEWHERE = {"distributed_conversation", "distributed_debate", "distributed_search"}
-"""Run in test_distributed_examples."""
+ELSEWHERE = {"distributed_conversation", "distributed_debate", "distributed_search", "fastapi_service"}
+"""Run in test_distributed_examples and web/test_example."""
 
 
 def test_each_example_is_run() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import chat as _chat, debate as _debate, doctor as _doctor, node as _node, ps as _ps
+from . import chat as _chat, debate as _debate, doctor as _doctor, node as _node, ps as _ps, serve as _serve
 from ._plan import DEFAULTS
 from ._run import run
 
@@ -220,6 +220,51 @@ def ps(
 ) -> None:
     """Show what the agents of a node do, and who waits on whom."""
     run(_ps.ps(url, token_file=token_file, tls_ca=tls_ca))
+
+
+@app.command()
+def serve(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:NAME",
+            help="What to serve: an agent, a factory, a debate or a dict of these, in a module found from "
+            "the working directory.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen; others than this machine need a token.")] = (
+        _serve.HOST
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = _serve.PORT,
+    name: Annotated[
+        str | None, typer.Option(help="What clients ask for as model.", show_default="NAME")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="Holds what clients show as their API key."
+        ),
+    ] = None,
+    max_turns: Annotated[
+        int, typer.Option(metavar="N", min=1, help="At most so many requests at once.")
+    ] = 100,
+    grace: Annotated[
+        float, typer.Option(metavar="S", min=0, help="Seconds for what is under way when told to stop.")
+    ] = 10.0,
+    model_configs: ModelConfigs = None,
+) -> None:
+    """Serve an agent to any OpenAI client, until SIGTERM or Ctrl-C."""
+    terms = _serve.Terms(
+        target=target,
+        host=host,
+        port=port,
+        name=name,
+        token_file=token_file,
+        model_configs=model_configs,
+        max_turns=max_turns,
+        grace_s=grace,
+    )
+    run(_serve.serve(terms))
 
 
 def _is_given(context: typer.Context, option: str) -> bool:

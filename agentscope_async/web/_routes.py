@@ -1,0 +1,329 @@
+"""The routes of :func:`expose`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Query, Request, Response, WebSocket
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+
+from .._tasks import cancel_all
+from ..errors import NoRuntimeError
+from ..message import Msg
+from ..runtime import Runtime, current_runtime
+from ._shapes import (
+    CARRIES_SESSION,
+    EVENTS,
+    PROBLEMS,
+    SESSION,
+    SESSION_HEADER,
+    SESSION_ID,
+    EventId,
+    Health,
+    ProblemAnswer,
+    Said,
+    SessionId,
+)
+from .embedding import is_shared
+from .problems import Refusal, problem_of
+from .sessions import Session, Sessions, begin_session, find_session
+from .socket import SocketTalk, check_origin
+from .streaming import TurnStream, read_event_id, until_gone
+from .talks import Talk, Talks
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive
+
+    from ..keyed import KeyedAgents
+
+__all__ = ["make_router"]
+
+
+def make_router(
+    targets: Mapping[str, Any],
+    *,
+    sessions: Sessions,
+    auth: Callable[..., Any] | None,
+    talks: Talks,
+    max_body_bytes: int,
+    origins: frozenset[str],
+) -> APIRouter:
+    """Return the router; see ``expose``."""
+    router = APIRouter(route_class=_route_class(max_body_bytes))
+    user = auth or _nobody
+    for name, target in targets.items():
+        exposed = _Exposed(name, target, sessions, talks)
+        _add_post(router, exposed, user)
+        _add_stream(router, exposed, user)
+        _add_socket(router, exposed, user, max_body_bytes, origins)
+        if not exposed.is_shared:
+            _add_history(router, exposed, user)
+    _add_health(router, talks)
+    return router
+
+
+@dataclass(frozen=True)
+class _Exposed:
+    """One agent, or one for each session, under a name."""
+
+    name: str
+    target: Any
+    sessions: Sessions
+    talks: Talks
+
+    @property
+    def is_shared(self) -> bool:
+        return is_shared(self.target)
+
+    def agents(self, runtime: Runtime) -> KeyedAgents:
+        """Return the agents of all sessions."""
+        kept = self.sessions
+        return runtime.agents(
+            self.target, name=self.name, live=kept.live, idle_after_s=kept.idle_after_s, store=kept.store
+        )
+
+    async def enter(self, runtime: Runtime, id: str | None, user: str | None) -> Session | None:
+        """Return the session of that id, or a new one; None: there are none for a shared agent."""
+        if self.is_shared:
+            return None
+        agents = self.agents(runtime)
+        return await (begin_session(agents, user) if id is None else find_session(agents, id, user))
+
+    def talk(self, runtime: Runtime, session: Session | None, msg: Msg, *, takes_input: bool = False) -> Talk:
+        """Return a turn that has not begun."""
+        agent = self.target if session is None else self.agents(runtime).get(session.key)
+        owner = self.owner(session)
+        return Talk(self.talks, agent, msg, owner=owner, takes_input=takes_input)
+
+    def owner(self, session: Session | None) -> str:
+        """Return whose turns those of a session are."""
+        return f"{self.name} {session.key if session is not None else ''}"
+
+
+def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
+    @router.post(
+        f"/{exposed.name}",
+        response_model=Msg,
+        responses={**PROBLEMS, 200: {"headers": CARRIES_SESSION}},
+        operation_id=f"ask_{exposed.name}",
+        summary=f"Ask {exposed.name}",
+    )
+    async def ask(
+        request: Request,
+        response: Response,
+        msg: Annotated[Said, Body()],
+        session_id: SessionId = None,
+        user: str | None = Depends(auth),
+    ) -> Msg:
+        runtime = _runtime_of(request)
+        exposed.talks.check_room()
+        session = await exposed.enter(runtime, session_id, user)
+        response.headers.update(_session_header(session))
+        return await _reply(exposed.talk(runtime, session, msg), runtime, request)
+
+
+async def _reply(talk: Talk, runtime: Runtime, request: Request) -> Msg:
+    """Have a turn to its end, unless the client leaves before."""
+    talk.join()
+    gone = asyncio.create_task(until_gone(request.receive), name="web client")
+    result: asyncio.Task[Msg] | None = None
+    try:
+        talk.begin(runtime, is_heard=False)
+        result = asyncio.create_task(talk.result(), name="web result")
+        await asyncio.wait([gone, result], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_all([each for each in (gone, result) if each is not None])
+        await talk.leave(has_heard_all=talk.is_over)
+    if result.cancelled():
+        raise Refusal(499, "gone", "The client has left.")  # nobody reads this
+    return result.result()
+
+
+def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
+    @router.post(
+        f"/{exposed.name}/stream",
+        response_class=Response,
+        responses={
+            **PROBLEMS,
+            200: {"content": EVENTS, "headers": CARRIES_SESSION},
+            410: {"model": ProblemAnswer, "description": "the turn is not kept any more"},
+        },
+        operation_id=f"stream_{exposed.name}",
+        summary=f"Ask {exposed.name}, and hear the answer while it is given",
+    )
+    async def stream(
+        request: Request,
+        msg: Annotated[Said, Body()],
+        session_id: SessionId = None,
+        last_event_id: EventId = None,
+        user: str | None = Depends(auth),
+    ) -> Response:
+        runtime = _runtime_of(request)
+        if last_event_id is not None:
+            return await follow_again(runtime, last_event_id, session_id, user)
+        exposed.talks.check_room()
+        session = await exposed.enter(runtime, session_id, user)
+        talk = exposed.talk(runtime, session, msg)
+
+        def begin() -> None:
+            talk.begin(runtime, is_heard=True)
+
+        return TurnStream(talk, begin, after=0, headers=_session_header(session))
+
+    async def follow_again(
+        runtime: Runtime, event_id: str, session_id: str | None, user: str | None
+    ) -> Response:
+        turn, number = read_event_id(event_id)
+        if session_id is None and not exposed.is_shared:
+            raise Refusal(400, "bad_session", f"Last-Event-ID goes with {SESSION}.")
+        session = await exposed.enter(runtime, session_id, user)
+        talk = exposed.talks.find(turn, exposed.owner(session))
+        return TurnStream(talk, None, after=number, headers=_session_header(session))
+
+
+def _add_history(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
+    @router.get(
+        f"/{exposed.name}/history",
+        response_model=list[Msg],
+        responses={each: PROBLEMS[each] for each in (400, 404, 500, 503)},
+        operation_id=f"history_of_{exposed.name}",
+        summary="What was said in this session, oldest first",
+    )
+    async def history(
+        request: Request,
+        session_id: Annotated[str, SESSION_ID, SESSION_HEADER],
+        last: Annotated[int, Query(ge=1, le=1000, description="so many of the latest")] = 100,
+        user: str | None = Depends(auth),
+    ) -> list[Msg]:
+        runtime = _runtime_of(request)
+        session = await exposed.enter(runtime, session_id, user)
+        assert session is not None
+        state = await exposed.agents(runtime).saved(session.key)
+        units = (state or {}).get("memory") or []
+        return [Msg.from_dict(each) for each in units if "__type" in each][-last:]
+
+
+def _add_socket(
+    router: APIRouter,
+    exposed: _Exposed,
+    auth: Callable[..., Any],
+    max_bytes: int,
+    origins: frozenset[str],
+) -> None:
+    reader: TypeAdapter[Msg] = TypeAdapter(Said)
+
+    @router.websocket(f"/{exposed.name}/ws")
+    async def socket(websocket: WebSocket, user: str | None = Depends(auth)) -> None:
+        if not check_origin(websocket, origins):
+            raise HTTPException(403, "This web page may not open the websocket.")
+        runtime = _runtime_of(websocket)
+        await websocket.accept()
+
+        async def enter(id: str | None) -> tuple[str | None, Callable[[Msg], Talk]]:
+            session = await exposed.enter(runtime, id, user)
+
+            def make(msg: Msg) -> Talk:
+                exposed.talks.check_room()
+                return exposed.talk(runtime, session, msg, takes_input=True)
+
+            return None if session is None else session.id, make
+
+        def begin(talk: Talk) -> None:
+            talk.begin(runtime, is_heard=True)
+
+        talk = SocketTalk(
+            websocket, enter=enter, begin=begin, read_msg=reader.validate_python, max_bytes=max_bytes
+        )
+        await talk.serve()
+
+
+def _add_health(router: APIRouter, talks: Talks) -> None:
+    @router.get("/health", response_model=Health, responses={503: {"model": Health}}, operation_id="health")
+    async def health(request: Request) -> Response:
+        try:
+            status = "ok" if _runtime_of(request).is_open else "closing"
+        except (NoRuntimeError, Refusal):
+            status = "closing"
+        found = Health(status=status, turns=talks.running, max_turns=talks.max_turns)
+        return JSONResponse(found.model_dump(), 200 if status == "ok" else 503)
+
+
+# -- shared by all --
+
+
+async def _nobody() -> None:
+    """Stands for ``auth`` where there is none."""
+
+
+def _session_header(session: Session | None) -> dict[str, str]:
+    return {} if session is None else {SESSION: session.id}
+
+
+def _runtime_of(connection: Request | WebSocket) -> Runtime:
+    runtime = getattr(connection.app.state, "runtime", None) or current_runtime()
+    if not isinstance(runtime, Runtime):
+        raise NoRuntimeError("What expose() serves: FastAPI(lifespan=lifespan()) has one. It")
+    if not runtime.is_open:
+        raise Refusal(503, "closing", "The service is closing.", 1)
+    return runtime
+
+
+def _route_class(max_body_bytes: int) -> type[APIRoute]:
+    """Return routes that refuse large bodies, and answer errors as JSON without internals."""
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                try:
+                    return await handle(Request(request.scope, _capped(request, max_body_bytes)))
+                except Refusal as refusal:
+                    return _answer(refusal)
+                except HTTPException as error:
+                    if error.status_code != 400 or error.__cause__ is None:
+                        raise
+                    # FastAPI makes this of whatever goes wrong while it reads the body.
+                    cause = error.__cause__
+                    return _answer(cause if isinstance(cause, Refusal) else _UNREADABLE)
+                except Exception as error:
+                    if type(error).__module__.partition(".")[0] in ("fastapi", "starlette"):
+                        raise  # a body that is not valid: FastAPI answers
+                    return _answer(error)
+
+            return guarded
+
+    return Route
+
+
+_UNREADABLE = Refusal(400, "bad_body", "The body is not JSON in UTF-8.")
+
+
+def _answer(error: BaseException) -> Response:
+    problem = problem_of(error)
+    return JSONResponse({"error": problem.to_dict()}, problem.status, problem.headers)
+
+
+def _capped(request: Request, max_bytes: int) -> Receive:
+    """Receive a body, up to so many bytes."""
+    too_large = Refusal(413, "too_large", f"A body has {max_bytes} bytes at most.")
+    declared = request.headers.get("content-length", "")
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+            raise too_large
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise too_large
+        return message
+
+    return receive

@@ -1,0 +1,284 @@
+"""Turns as the web sees them: events that can be followed, left, and followed again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..message import ContentPart, Speech
+from .problems import Problem, Refusal, problem_of
+
+if TYPE_CHECKING:
+    from ..message import Msg
+    from ..runtime import Runtime
+
+__all__ = ["Talk", "Talks", "TalkEvent", "ask_person"]
+
+
+@dataclass(frozen=True, slots=True)
+class TalkEvent:
+    """Something that happened in a turn.
+
+    Attributes:
+        number: counted from 1 within the turn.
+        kind: ``"speech"``, ``"tool_call"``, ``"tool_result"``, ``"input_request"``, ``"usage"``,
+            and at the end ``"message"`` or ``"error"``.
+        data: of that kind, as JSON values.
+    """
+
+    number: int
+    kind: str
+    data: dict[str, Any]
+
+
+class Talk:
+    """One turn of an agent on behalf of a web client.
+
+    It runs in a task of the runtime while somebody follows it, and ``linger_s`` longer: what
+    happened meanwhile is kept, and can be followed later.
+
+    Attributes:
+        id: unguessable, as it lets whoever has it follow the turn.
+        owner: whose it is: the key of the session, or "".
+        reply: what the agent answered, once it has.
+        error: what the turn failed with.
+        is_over: the turn has ended, in whatever way, and there will be no more events.
+    """
+
+    def __init__(self, talks: Talks, agent: Any, msg: Msg, *, owner: str, takes_input: bool = False) -> None:
+        self.id = token_hex(16)
+        self.owner = owner
+        self.reply: Msg | None = None
+        self.error: BaseException | None = None
+        self.is_over = False
+        self._problem = _CANCELLED
+        self._talks = talks
+        self._agent = agent
+        self._msg = msg
+        self._takes_input = takes_input
+        self._events: list[TalkEvent] = []
+        self._grown = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._followers = 0
+        self._ending: asyncio.TimerHandle | None = None
+        self._questions: dict[str, asyncio.Future[str]] = {}
+
+    def begin(self, runtime: Runtime, *, is_heard: bool) -> None:
+        """Start the turn; heard, the agent's model is asked for a stream."""
+        self._talks.add(self)
+        work = self._run() if is_heard else self._run_unheard()
+        self._task = runtime.start(work, _nothing, name=f"web turn of {self._agent.name}")
+        self._task.add_done_callback(self._finish)
+
+    def join(self) -> None:
+        """Count one more who follows; each leaves again."""
+        self._followers += 1
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    async def leave(self, *, has_heard_all: bool) -> None:
+        """Count one less; the last one's leaving ends the turn, at once or after ``linger_s``.
+
+        At once means that the turn, and the model call behind it, has ended on return.
+        """
+        self._followers -= 1
+        if self._followers:
+            return
+        linger_s = 0.0 if has_heard_all else self._talks.linger_s
+        if linger_s:
+            self._ending = asyncio.get_running_loop().call_later(linger_s, self._expire)
+            return
+        self._expire()
+        if self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def follow(self, after: int = 0) -> AsyncIterator[TalkEvent]:
+        """Yield the events after that number, those of the past first, until the turn is over."""
+        while True:
+            grown = self._grown
+            for event in self._events[after:]:
+                after = event.number
+                yield event
+            if grown is self._grown:
+                if self.is_over:
+                    return
+                await grown.wait()
+
+    async def result(self) -> Msg:
+        """Wait for the turn to end, and return the reply.
+
+        Raises:
+            Refusal: there is none; it says what its client may know.
+        """
+        assert self._task is not None
+        await asyncio.wait([self._task])
+        if self.reply is not None:
+            return self.reply
+        problem = self._problem
+        raise Refusal(problem.status, problem.type, problem.message, problem.retry_after_s) from self.error
+
+    async def interrupt(self, reason: str | None) -> bool:
+        """End the turn of the agent; False: none was open."""
+        return bool(await self._agent.interrupt(reason))
+
+    def answer(self, question: str, text: str) -> bool:
+        """Give a person's answer to an ``input_request``; False: that is not open."""
+        waiting = self._questions.pop(question, None)
+        if waiting is None or waiting.done():
+            return False
+        waiting.set_result(text)
+        return True
+
+    # -- inside the turn --
+
+    async def _run(self) -> None:
+        _current.set(self)
+        try:
+            async with self._agent.stream(self._msg) as stream:
+                async for speech in stream:
+                    self._hear(speech)
+            self.reply = stream.msg
+        except Exception as error:
+            self.error = error
+
+    async def _run_unheard(self) -> None:
+        _current.set(self)
+        try:
+            self.reply = await self._agent(self._msg)
+        except Exception as error:
+            self.error = error
+
+    def _hear(self, speech: Speech) -> None:
+        if isinstance(speech.data, ContentPart):
+            self._add(speech.kind, speech.data.to_dict())
+        else:
+            self._add("speech", {"kind": speech.kind, "text": speech.text})
+
+    def _add(self, kind: str, data: dict[str, Any]) -> None:
+        self._events.append(TalkEvent(len(self._events) + 1, kind, data))
+        self._wake()
+
+    def _wake(self) -> None:
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    async def ask(self, prompt: str) -> str:
+        """Ask the person at the other end; see :func:`ask_person`."""
+        if not self._takes_input:
+            raise Refusal(409, "no_person", "This agent asks back; talk to it over its websocket.")
+        if self.is_over:
+            raise _gone()
+        question = token_hex(8)
+        waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._questions[question] = waiting
+        self._add("input_request", {"id": question, "prompt": prompt})
+        try:
+            return await waiting
+        finally:
+            self._questions.pop(question, None)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        # Its last event and its end are one: whoever has seen the one finds the other.
+        if self.reply is None:
+            self._problem = problem_of(self.error) if self.error is not None else _CANCELLED
+            self._add("error", self._problem.to_dict())
+        else:
+            if (usage := self.reply.get("usage")) is not None:
+                self._add("usage", usage._asdict())
+            self._add("message", self.reply.to_dict())
+        self.is_over = True
+        for waiting in self._questions.values():  # of work in the background, which the turn did not wait for
+            if not waiting.done():
+                waiting.set_exception(_gone())
+        self._talks.note_end(self)
+        if not self._followers and self._ending is None:
+            self._talks.forget(self)
+
+    def _expire(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._ending = None
+            self._task.cancel()
+        else:
+            self._talks.forget(self)
+
+
+class Talks:
+    """The turns of the clients of one router."""
+
+    def __init__(self, *, linger_s: float, max_turns: int, retry_after_s: int) -> None:
+        """Keep turns ``linger_s`` after their client has left, and refuse more than ``max_turns`` at once."""
+        self.linger_s = linger_s
+        self.max_turns = max_turns
+        self.retry_after_s = retry_after_s
+        self._running: set[Talk] = set()
+        self._by_id: dict[str, Talk] = {}
+
+    @property
+    def running(self) -> int:
+        """How many turns run now."""
+        return len(self._running)
+
+    def check_room(self) -> None:
+        """Refuse with 503 if as many turns run as may."""
+        if len(self._running) >= self.max_turns:
+            raise Refusal(
+                503, "overloaded", "Too many turns are running; try again soon.", self.retry_after_s
+            )
+
+    def find(self, id: str, owner: str) -> Talk:
+        """Return a turn that can be followed again, for whom it belongs to.
+
+        Raises:
+            Refusal: there is none, or not for them.
+        """
+        talk = self._by_id.get(id)
+        if talk is None or talk.owner != owner:
+            raise Refusal(410, "turn_gone", "This turn is not kept; look at the history and ask again.")
+        return talk
+
+    def add(self, talk: Talk) -> None:
+        """Note a turn that begins."""
+        self._running.add(talk)
+        self._by_id[talk.id] = talk
+
+    def note_end(self, talk: Talk) -> None:
+        """Note that a turn has ended; it can still be followed."""
+        self._running.discard(talk)
+
+    def forget(self, talk: Talk) -> None:
+        """Keep a turn no longer."""
+        self._running.discard(talk)
+        self._by_id.pop(talk.id, None)
+
+
+_CANCELLED = Problem(409, "cancelled", "The turn was cancelled.")
+_current: ContextVar[Talk | None] = ContextVar("agentscope_async.web.talk", default=None)
+
+
+async def ask_person(prompt: str) -> str:
+    """Ask the person at the other end of the websocket: ``UserAgent("Ann", source=ask_person)``.
+
+    Waits for as long as it takes; a person who leaves cancels the turn.
+
+    Raises:
+        ConfigError: nobody talks to this agent through ``expose``, or the turn is over.
+        Refusal: they do, and not over its websocket; they are told.
+    """
+    talk = _current.get()
+    if talk is None:
+        raise ConfigError("ask_person() asks whoever talks to an agent through `expose`; nobody does here.")
+    return await talk.ask(prompt)
+
+
+def _gone() -> ConfigError:
+    return ConfigError("The turn in which a person could be asked is over.")
+
+
+def _nothing() -> None:
+    pass
