@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from run_examples import COMMANDS
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {"conversation": ["--model", "fake:echo"], "fanout": []}
 
@@ -15,8 +17,11 @@ def run(name: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-ELSEWHERE = {"distributed_conversation", "distributed_debate", "distributed_search", "fastapi_service"}
-"""Run in test_distributed_examples and web/test_example."""
+ELSEWHERE = {
+    *("distributed_conversation", "distributed_debate", "distributed_search", "fastapi_service"),
+    *COMMANDS,
+}
+"""Run in test_distributed_examples, web/test_example and test_example_commands."""
 
 
 def test_each_example_is_run() -> None:
