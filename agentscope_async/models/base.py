@@ -316,7 +316,11 @@ class ModelWrapperBase(ABC):
     ) -> ModelResponse:
         error: Exception | None = None
         for _ in range(attempts):
-            response = await self._call(messages, dict(args))
+            try:
+                response = await self._call(messages, dict(args))
+            except BadResponse as problem:  # an object that was cut off, say
+                error, response = problem, ModelResponse(str(problem.raw or problem.partial_text or ""))
+                continue
             try:
                 return cast("ModelResponse", await finish(parse_func(response)))
             except Exception as problem:  # whatever the user's parser finds wrong means: ask again
