@@ -31,7 +31,7 @@ _HOMES = {
         "RemoteError", "ReplyExitError", "ReplyExpiredError", "RuntimeClosedError", "ServerError",
         "WrongLoopError",
     ],
-    "keyed": ["KeyedAgent", "KeyedAgents", "UnsavedStateError"],
+    "keyed": ["KeyedAgent", "KeyedAgents", "StoreFailingError", "UnsavedStateError"],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],
     "message": [
@@ -127,6 +127,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
     from .keyed import (
         KeyedAgent as KeyedAgent,
         KeyedAgents as KeyedAgents,
+        StoreFailingError as StoreFailingError,
         UnsavedStateError as UnsavedStateError,
     )
     from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply

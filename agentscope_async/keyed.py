@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from ._tasks import finish
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .message import Msg
     from .runtime import Runtime
 
-__all__ = ["AgentFactory", "KeyedAgent", "KeyedAgents", "UnsavedStateError"]
+__all__ = ["AgentFactory", "KeyedAgent", "KeyedAgents", "StoreFailingError", "UnsavedStateError"]
 
 AgentFactory: TypeAlias = Callable[[str], Any]
 """Makes the agent of a key, new each time; a plain or async function."""
@@ -27,7 +27,10 @@ AgentFactory: TypeAlias = Callable[[str], Any]
 LIVE = 1000
 IDLE_AFTER_S = 600.0
 RETRY_S = 1.0
-"""An agent that could not be saved is not tried again before that."""
+"""An agent that could not be saved is not tried again before that; each failure doubles it."""
+MAX_RETRY_S = 30.0
+MAX_UNSAVED = 100
+"""While so many agents could not be saved no turns are taken, as they would fill the memory."""
 
 KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -36,13 +39,27 @@ class UnsavedStateError(AgentError):
     """The turn was done, but what the agent remembers of it could not be saved; the cause says why.
 
     Unless another program has taken the conversation further, the agent keeps it, and it is
-    saved with the next turn, or before the agent is dropped.
+    saved with the next turn, or in the background once the store is well again.
     """
 
     def __init__(self, agent: str, problem: str) -> None:
         super().__init__(
             f"Agent {agent!r} has answered, but its state is not saved: {problem} "
             f"Sending the message again would be a second turn.",
+            agent=agent,
+        )
+
+
+class StoreFailingError(AgentError):
+    """The turn was not begun, as the states of too many agents could not be saved.
+
+    These are tried again from time to time; turns are taken again once enough are saved.
+    """
+
+    def __init__(self, agent: str, unsaved: int) -> None:
+        super().__init__(
+            f"Agent {agent!r} was not asked: the states of {unsaved} agents could not be saved, and are in "
+            f"memory only. Look after the store (is the disk full?); they are tried again.",
             agent=agent,
         )
 
@@ -81,6 +98,8 @@ class KeyedAgents:
         self._known: WeakValueDictionary[str, KeyedAgent] = WeakValueDictionary()
         # Those with an agent in memory, and when each was used last (loop time), least recent first.
         self._awake: OrderedDict[KeyedAgent, float] = OrderedDict()
+        self.unsaved = _Unsaved()
+        self._being_saved: set[KeyedAgent] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def get(self, key: str) -> KeyedAgent:
@@ -133,6 +152,7 @@ class KeyedAgents:
     def forget(self, agent: KeyedAgent) -> None:
         """Note that an agent is in memory no longer."""
         self._awake.pop(agent, None)
+        self.unsaved.discard(agent)
 
     def trim_soon(self) -> None:
         """Drop what is too many once the turn that ends here is over."""
@@ -150,20 +170,20 @@ class KeyedAgents:
         for agent in self._superfluous():
             if agent.is_saved:
                 agent.drop()
-            else:
-                self.touch(agent)  # if it cannot be saved, not tried again before it is due again
+            elif agent not in self._being_saved:
+                self._being_saved.add(agent)
                 self.runtime.start(self._put_to_sleep(agent), _nothing, name=f"saving {agent.name}")
         self._set_timer()
 
     def _superfluous(self) -> list[KeyedAgent]:
-        """Return the idle agents that were idle for too long, or are too many."""
-        due = asyncio.get_running_loop().time() - self.idle_after_s
+        """Return the idle agents that were idle for too long, or are too many, or are to be saved again."""
+        now = asyncio.get_running_loop().time()
         surplus = len(self._awake) - self.live
-        found: list[KeyedAgent] = []
+        found = self.unsaved.due()
         for agent, used_at in self._awake.items():
-            if used_at > due and len(found) >= surplus:
+            if used_at > now - self.idle_after_s and len(found) >= surplus:
                 break
-            if agent.mailbox.is_idle:
+            if agent.mailbox.is_idle and agent not in self.unsaved:
                 found.append(agent)
         return found
 
@@ -172,18 +192,68 @@ class KeyedAgents:
             await agent.sleep()
         except Exception as error:
             get_logger().error("state_not_saved", agents=self.name, agent=agent.name, error=brief(error))
+        finally:
+            self._being_saved.discard(agent)
 
     def _set_timer(self) -> None:
         """Look again when the next one may be due. A timer that rings too early costs little."""
+        loop = asyncio.get_running_loop()
         oldest = next((used_at for each, used_at in self._awake.items() if each.mailbox.is_idle), None)
-        if self._timer is None and oldest is not None:
-            loop = asyncio.get_running_loop()
-            due = max(oldest + self.idle_after_s, loop.time() + RETRY_S)
-            self._timer = loop.call_at(due, self._ring)
+        idle_at = None if oldest is None else oldest + self.idle_after_s
+        due = [each for each in (idle_at, self.unsaved.next_at()) if each is not None]
+        if not due:
+            return
+        at = max(min(due), loop.time() + RETRY_S)
+        if self._timer is not None and at < self._timer.when():
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         self._trim()
+
+
+class _Unsaved:
+    """The agents whose last save failed."""
+
+    def __init__(self) -> None:
+        self._retries: dict[KeyedAgent, _Retry] = {}
+
+    def __contains__(self, agent: KeyedAgent) -> bool:
+        return agent in self._retries
+
+    def add(self, agent: KeyedAgent) -> None:
+        """Note that an agent could not be saved: it is due again later, each time after longer."""
+        last = self._retries.get(agent)
+        wait_s = RETRY_S if last is None else min(2 * last.wait_s, MAX_RETRY_S)
+        self._retries[agent] = _Retry(wait_s, asyncio.get_running_loop().time() + wait_s)
+
+    def discard(self, agent: KeyedAgent) -> None:
+        """Note that an agent is saved, or its state is of no use any more."""
+        self._retries.pop(agent, None)
+
+    def due(self) -> list[KeyedAgent]:
+        """Return the idle ones that may be tried again."""
+        now = asyncio.get_running_loop().time()
+        return [each for each, retry in self._retries.items() if retry.at <= now and each.mailbox.is_idle]
+
+    def next_at(self) -> float | None:
+        """Return the loop time at which the first is due; None: all agents are saved."""
+        return min((retry.at for retry in self._retries.values()), default=None)
+
+    def check_room(self, agent: KeyedAgent) -> None:
+        """Refuse a turn of ``agent`` with StoreFailingError while there are too many."""
+        if len(self._retries) >= MAX_UNSAVED:
+            raise StoreFailingError(agent.name, len(self._retries))
+
+
+class _Retry(NamedTuple):
+    """When to try again, in loop time, and how long that is after the failure."""
+
+    wait_s: float
+    at: float
 
 
 class KeyedAgent(AgentBase):
@@ -213,6 +283,7 @@ class KeyedAgent(AgentBase):
 
         Raises:
             UnsavedStateError: it has answered, and could not be saved.
+            StoreFailingError: too many agents could not be saved; it was not asked.
             ConfigError: the factory gave no agent whose state can be saved.
             AgentScopeError: what was saved could not be read; the agent was not asked.
             RuntimeClosedError: the runtime was left.
@@ -277,6 +348,7 @@ class KeyedAgent(AgentBase):
 
     async def _acting(self, act: Callable[[Any], Awaitable[Any]]) -> Any:
         """Let the agent do something, save it, and only then say what came of it."""
+        self._agents.unsaved.check_room(self)
         inner = await self._wake()
         self.is_saved = False  # whatever a turn leaves behind that fails or is cancelled
         try:
@@ -307,6 +379,7 @@ class KeyedAgent(AgentBase):
         try:
             is_last = await _to_its_end(self._write(inner))
         except Exception as error:
+            self._agents.unsaved.add(self)
             raise UnsavedStateError(self.name, brief(error)) from error
         if not is_last:
             # Two programs share the store. What the other one wrote stays; the next turn reads it.
@@ -320,6 +393,7 @@ class KeyedAgent(AgentBase):
         if is_last:
             self._version += 1
             self.is_saved = True
+            agents.unsaved.discard(self)
         if not agents.runtime.is_open:
             await agents.store.aclose()  # it had opened again for us
         return is_last

@@ -99,8 +99,8 @@ async def _ask(seed: int) -> Attempt:
         cities.append(city)
         return FACT.format(city=city)
 
-    model = LocalModel(generate_args={"seed": seed, "temperature": 0.8, "max_tokens": 200})
-    agent = ReActAgent("ann", model=model, tools=[get_weather], max_iters=2, must_use_tool=True)
+    model = LocalModel(generate_args={"seed": seed, "temperature": 0.8})
+    agent = ReActAgent("ann", model=model, tools=[get_weather], max_iters=3, must_use_tool=True)
     began = time.perf_counter()
     reply = await agent(QUESTION)
     assert agent.memory is not None

@@ -26,10 +26,11 @@ from agentscope_async import (
     Msg,
     Runtime,
     RuntimeClosedError,
+    keyed,
     msghub,
     sequentialpipeline,
 )
-from agentscope_async.keyed import KeyedAgent, UnsavedStateError
+from agentscope_async.keyed import KeyedAgent, KeyedAgents, StoreFailingError, UnsavedStateError
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -406,6 +407,83 @@ async def test_what_could_not_be_saved_is_saved_when_the_runtime_is_left(tmp_pat
         mend_store(store)
     async with Runtime() as rt:
         assert (await rt.agents(counting, key="ann", store=store)("c")).text == "ann 3"
+
+
+class FullDisk:
+    """Has saves of these agents fail until it is emptied, and counts them."""
+
+    def __init__(self, agents: KeyedAgents, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tries: Counter[str] = Counter()
+        self.is_full = True
+        self._save = agents.store.save
+        monkeypatch.setattr(agents.store, "save", self.save)
+
+    async def save(self, kind: str, key: str, state: dict[str, Any], *, version: int) -> bool:
+        self.tries[key] += 1
+        if self.is_full:
+            raise AgentScopeError("disk full")
+        return await self._save(kind, key, state, version=version)
+
+
+async def long_settled() -> None:
+    for _ in range(20):
+        await settled()
+
+
+async def test_what_could_not_be_saved_is_tried_again_after_longer_and_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    ahead_s = 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + ahead_s)
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(counting, live=1)
+        disk = FullDisk(agents, monkeypatch)
+        keys = ("ann", "bob", "cid")
+        for key in keys:
+            with pytest.raises(UnsavedStateError):
+                await agents.get(key)("a")
+            await long_settled()
+        assert disk.tries == dict.fromkeys(keys, 1)
+        seen = []
+        for later_s in (100.0, 101.0, 200.0, 201.0, 203.0, 300.0):
+            ahead_s = later_s
+            await long_settled()
+            seen.append(disk.tries["ann"])
+        # After 1 s, 2 s, 4 s, ...: not again until that has passed.
+        assert seen == [2, 2, 3, 3, 3, 4]
+        disk.is_full = False
+        ahead_s = 400.0
+        while agents.live_count:
+            await asyncio.sleep(0)
+        assert disk.tries == dict.fromkeys(keys, 5)
+
+
+async def test_no_agent_is_asked_while_too_many_are_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    ahead_s = 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + ahead_s)
+    monkeypatch.setattr(keyed, "MAX_UNSAVED", 2)
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(counting)
+        disk = FullDisk(agents, monkeypatch)
+        for key in ("ann", "bob"):
+            with pytest.raises(UnsavedStateError):
+                await agents.get(key)("a")
+        for key in ("ann", "cid"):
+            with pytest.raises(StoreFailingError, match="2 agents could not be saved"):
+                await agents.get(key)("b")
+        assert Counting.made == {"ann": 1, "bob": 1}
+        disk.is_full = False
+        ahead_s = 100.0
+        while agents.live_count:
+            await asyncio.sleep(0)
+        assert (await agents.get("cid")("c")).text == "cid 1"
+        assert (await agents.get("ann")("c")).text == "ann 2"
 
 
 async def test_a_store_that_cannot_be_read_keeps_the_agent_from_being_asked(tmp_path: Path) -> None:

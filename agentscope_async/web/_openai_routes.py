@@ -21,7 +21,7 @@ from ._openai_messages import arguments_for, check_tools, has_tools, read_messag
 from ._openai_schema import Ask, Completion, ErrorAnswer, ModelCard, ModelCards
 from ._routes import _capped, _reply, _runtime_of
 from .problems import Refusal
-from .talks import Talk, Talks
+from .talks import Place, Talk, Talks
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -91,9 +91,8 @@ def _add_completions(router: APIRouter, offers: Mapping[str, Offer], talks: Talk
         runtime = _runtime_of(request)
         if ask.model not in offers:
             raise UnknownModel(ask.model)
-        talks.check_room()
-        turn = await _Turn.prepare(ask, offers[ask.model], talks)
-        talks.check_room()  # others may have come meanwhile
+        with talks.place() as place:
+            turn = await _Turn.prepare(ask, offers[ask.model], place)
         if ask.stream:
             return turn.stream(runtime)
         return await turn.whole(runtime, request)
@@ -118,7 +117,7 @@ class _Turn:
         self._told = told
 
     @classmethod
-    async def prepare(cls, ask: Ask, offer: Offer, talks: Talks) -> _Turn:
+    async def prepare(cls, ask: Ask, offer: Offer, place: Place) -> _Turn:
         """Make the agent and let it remember all but the last message.
 
         Raises:
@@ -140,7 +139,7 @@ class _Turn:
             shows_calls=bool(ask.tools),
             has_usage=options is not None and options.include_usage,
         )
-        return cls(Talk(talks, agent, last, owner=""), answer, sorted(args))
+        return cls(Talk(place, agent, last, owner=""), answer, sorted(args))
 
     async def whole(self, runtime: Runtime, request: Request) -> Response:
         """Have the turn, and answer with the reply."""

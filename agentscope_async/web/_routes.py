@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
@@ -31,11 +34,11 @@ from ._shapes import (
     SessionId,
 )
 from .embedding import is_shared
-from .problems import Refusal, problem_of
+from .problems import Refusal, problem_of, refusal_of
 from .sessions import Session, Sessions, begin_session, find_session
 from .socket import SocketTalk, check_origin
 from .streaming import TurnStream, read_event_id, until_gone
-from .talks import Talk, Talks
+from .talks import Place, Talk, Talks
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from ..keyed import KeyedAgents
 
 __all__ = ["make_router"]
+
+P = ParamSpec("P")
 
 
 def make_router(
@@ -55,10 +60,14 @@ def make_router(
     origins: frozenset[str],
 ) -> APIRouter:
     """Return the router; see ``expose``."""
-    router = APIRouter(route_class=_route_class(max_body_bytes))
+    offered = [_Exposed(name, target, sessions, talks) for name, target in targets.items()]
+    router = APIRouter(
+        route_class=_route_class(max_body_bytes),
+        generate_unique_id_function=_operation_id,
+        lifespan=_check_names(offered),
+    )
     user = auth or _nobody
-    for name, target in targets.items():
-        exposed = _Exposed(name, target, sessions, talks)
+    for exposed in offered:
         _add_post(router, exposed, user)
         _add_stream(router, exposed, user)
         _add_socket(router, exposed, user, max_body_bytes, origins)
@@ -95,11 +104,13 @@ class _Exposed:
         agents = self.agents(runtime)
         return await (begin_session(agents, user) if id is None else find_session(agents, id, user))
 
-    def talk(self, runtime: Runtime, session: Session | None, msg: Msg, *, takes_input: bool = False) -> Talk:
-        """Return a turn that has not begun."""
+    def talk(
+        self, place: Place, runtime: Runtime, session: Session | None, msg: Msg, **options: bool
+    ) -> Talk:
+        """Return a turn that has not begun; the options are those of ``Talk``."""
         agent = self.target if session is None else self.agents(runtime).get(session.key)
         owner = self.owner(session)
-        return Talk(self.talks, agent, msg, owner=owner, takes_input=takes_input)
+        return Talk(place, agent, msg, owner=owner, **options)
 
     def owner(self, session: Session | None) -> str:
         """Return whose turns those of a session are."""
@@ -111,9 +122,9 @@ def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) ->
         f"/{exposed.name}",
         response_model=Msg,
         responses={**PROBLEMS, 200: {"headers": CARRIES_SESSION}},
-        operation_id=f"ask_{exposed.name}",
         summary=f"Ask {exposed.name}",
     )
+    @_answering
     async def ask(
         request: Request,
         response: Response,
@@ -122,10 +133,11 @@ def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) ->
         user: str | None = Depends(auth),
     ) -> Msg:
         runtime = _runtime_of(request)
-        exposed.talks.check_room()
-        session = await exposed.enter(runtime, session_id, user)
+        with exposed.talks.place() as place:
+            session = await exposed.enter(runtime, session_id, user)
+            talk = exposed.talk(place, runtime, session, msg)
         response.headers.update(_session_header(session))
-        return await _reply(exposed.talk(runtime, session, msg), runtime, request)
+        return await _reply(talk, runtime, request)
 
 
 async def _reply(talk: Talk, runtime: Runtime, request: Request) -> Msg:
@@ -154,9 +166,9 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
             200: {"content": EVENTS, "headers": CARRIES_SESSION},
             410: {"model": ProblemAnswer, "description": "the turn is not kept any more"},
         },
-        operation_id=f"stream_{exposed.name}",
         summary=f"Ask {exposed.name}, and hear the answer while it is given",
     )
+    @_answering
     async def stream(
         request: Request,
         msg: Annotated[Said, Body()],
@@ -167,9 +179,9 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
         runtime = _runtime_of(request)
         if last_event_id is not None:
             return await follow_again(runtime, last_event_id, session_id, user)
-        exposed.talks.check_room()
-        session = await exposed.enter(runtime, session_id, user)
-        talk = exposed.talk(runtime, session, msg)
+        with exposed.talks.place() as place:
+            session = await exposed.enter(runtime, session_id, user)
+            talk = exposed.talk(place, runtime, session, msg, is_resumable=True)
 
         def begin() -> None:
             talk.begin(runtime, is_heard=True)
@@ -191,10 +203,10 @@ def _add_history(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any])
     @router.get(
         f"/{exposed.name}/history",
         response_model=list[Msg],
-        responses={each: PROBLEMS[each] for each in (400, 404, 500, 503)},
-        operation_id=f"history_of_{exposed.name}",
+        responses={each: PROBLEMS[each] for each in (400, 404, 422, 500, 503)},
         summary="What was said in this session, oldest first",
     )
+    @_answering
     async def history(
         request: Request,
         session_id: Annotated[str, SESSION_ID, SESSION_HEADER],
@@ -206,7 +218,7 @@ def _add_history(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any])
         assert session is not None
         state = await exposed.agents(runtime).saved(session.key)
         units = (state or {}).get("memory") or []
-        return [Msg.from_dict(each) for each in units if "__type" in each][-last:]
+        return [Msg.from_dict(each) for each in units if _is_said(each)][-last:]
 
 
 def _add_socket(
@@ -229,8 +241,8 @@ def _add_socket(
             session = await exposed.enter(runtime, id, user)
 
             def make(msg: Msg) -> Talk:
-                exposed.talks.check_room()
-                return exposed.talk(runtime, session, msg, takes_input=True)
+                with exposed.talks.place() as place:
+                    return exposed.talk(place, runtime, session, msg, takes_input=True)
 
             return None if session is None else session.id, make
 
@@ -244,7 +256,7 @@ def _add_socket(
 
 
 def _add_health(router: APIRouter, talks: Talks) -> None:
-    @router.get("/health", response_model=Health, responses={503: {"model": Health}}, operation_id="health")
+    @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health(request: Request) -> Response:
         try:
             status = "ok" if _runtime_of(request).is_open else "closing"
@@ -261,6 +273,50 @@ async def _nobody() -> None:
     """Stands for ``auth`` where there is none."""
 
 
+def _check_names(offered: Sequence[_Exposed]) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """Return a lifespan that fails if another factory has one of our names, before any client finds out."""
+
+    @asynccontextmanager
+    async def checked(app: Any) -> AsyncIterator[None]:
+        runtime = getattr(app.state, "runtime", None)
+        if isinstance(runtime, Runtime):
+            for each in offered:
+                if not each.is_shared:
+                    each.agents(runtime)
+        yield
+
+    return checked
+
+
+def _operation_id(route: Any) -> str:
+    """Name an operation by its address, which is its own also if a router is included twice."""
+    return f"{route.name}{route.path_format.replace('/', '_')}"
+
+
+def _is_said(unit: dict[str, Any]) -> bool:
+    """Whether it is for clients: no thought, and nothing of the system's."""
+    return unit.get("__type", "Tht") != "Tht" and unit.get("role") != "system"
+
+
+def _answering(
+    endpoint: Callable[P, Coroutine[Any, Any, Any]],
+) -> Callable[P, Coroutine[Any, Any, Any]]:
+    """Answer errors of an endpoint as JSON without internals; those of dependencies are the application's."""
+
+    @wraps(endpoint)
+    async def answering(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return await endpoint(*args, **kwargs)
+        except Exception as error:
+            answer = _answer(error)
+            carried = kwargs.get("response")  # a session that was issued, and what dependencies add
+            if isinstance(carried, Response):
+                answer.raw_headers.extend(carried.raw_headers)
+            return answer
+
+    return answering
+
+
 def _session_header(session: Session | None) -> dict[str, str]:
     return {} if session is None else {SESSION: session.id}
 
@@ -275,7 +331,7 @@ def _runtime_of(connection: Request | WebSocket) -> Runtime:
 
 
 def _route_class(max_body_bytes: int) -> type[APIRoute]:
-    """Return routes that refuse large bodies, and answer errors as JSON without internals."""
+    """Return routes that refuse large or invalid bodies, in our form and without repeating them."""
 
     class Route(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -283,26 +339,39 @@ def _route_class(max_body_bytes: int) -> type[APIRoute]:
 
             async def guarded(request: Request) -> Response:
                 try:
-                    return await handle(Request(request.scope, _capped(request, max_body_bytes)))
-                except Refusal as refusal:
-                    return _answer(refusal)
-                except HTTPException as error:
-                    if error.status_code != 400 or error.__cause__ is None:
-                        raise
-                    # FastAPI makes this of whatever goes wrong while it reads the body.
-                    cause = error.__cause__
-                    return _answer(cause if isinstance(cause, Refusal) else _UNREADABLE)
-                except Exception as error:
-                    if type(error).__module__.partition(".")[0] in ("fastapi", "starlette"):
-                        raise  # a body that is not valid: FastAPI answers
-                    return _answer(error)
+                    return await handle(_Asked(request.scope, _capped(request, max_body_bytes)))
+                except RequestValidationError as error:
+                    return _answer(refusal_of(error.errors()))
+                except _Unreadable as error:
+                    return _answer(error.refusal)
 
             return guarded
 
     return Route
 
 
-_UNREADABLE = Refusal(400, "bad_body", "The body is not JSON in UTF-8.")
+class _Asked(Request):
+    """A request whose body says in our terms why it cannot be read."""
+
+    async def body(self) -> bytes:
+        try:
+            return await super().body()
+        except Refusal as refusal:
+            raise _Unreadable(refusal) from refusal
+
+    async def json(self) -> Any:
+        try:
+            return await super().json()
+        except (ValueError, RecursionError) as error:
+            raise _Unreadable(Refusal(400, "bad_body", "The body is not JSON in UTF-8.")) from error
+
+
+class _Unreadable(HTTPException):
+    """FastAPI lets HTTPExceptions alone in reading a body, and makes others its own."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.problem.status, refusal.problem.message)
+        self.refusal = refusal
 
 
 def _answer(error: BaseException) -> Response:

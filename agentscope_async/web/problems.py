@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
-from ..keyed import UnsavedStateError
+from ..keyed import StoreFailingError, UnsavedStateError
 from ..logging import brief, get_logger
 
-__all__ = ["Problem", "Refusal", "problem_of"]
+__all__ = ["Problem", "Refusal", "STORE_FAILING", "problem_of", "refusal_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Refusal(Exception):
         self.problem = Problem(status, type, message, retry_after_s)
 
 
+STORE_FAILING = Problem(503, "store_failing", "Conversations cannot be saved; nothing was done.", 1)
 _KNOWN: tuple[tuple[type[BaseException], Problem], ...] = (
     (errors.MailboxFullError, Problem(503, "overloaded", "The agent has too many messages to answer.", 1)),
     (errors.RateLimited, Problem(503, "overloaded", "The model takes no more requests at the moment.", 1)),
@@ -61,8 +63,10 @@ _KNOWN: tuple[tuple[type[BaseException], Problem], ...] = (
     (errors.AgentStoppedError, Problem(503, "closing", "The agent takes no more messages.", 1)),
     (errors.RuntimeClosedError, Problem(503, "closing", "The service is closing.", 1)),
     (errors.NodeDown, Problem(502, "node_down", "A part of the service cannot be reached.")),
+    (StoreFailingError, STORE_FAILING),
     (UnsavedStateError, Problem(503, "not_saved", "The answer could not be saved, and may be lost.", 1)),
 )
+_MAX_REASON = 300
 _INTERNAL = Problem(500, "internal", "Something went wrong here; it is in the log of the service.")
 
 
@@ -78,3 +82,9 @@ def problem_of(error: BaseException) -> Problem:
     if wait_s and problem.retry_after_s is not None:
         problem = Problem(problem.status, problem.type, problem.message, max(1, round(min(wait_s, 3600))))
     return problem
+
+
+def refusal_of(errors: Sequence[Any]) -> Refusal:
+    """Return what a client is told of a message that is not valid: the first error, without its input."""
+    text = str(errors[0]["msg"])[:_MAX_REASON]
+    return Refusal(422, "bad_message", text.encode("utf-8", "backslashreplace").decode())

@@ -10,8 +10,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError
-from .problems import Refusal
+from ..errors import AgentScopeError, ConfigError
+from ..logging import brief, get_logger
+from .problems import STORE_FAILING, Refusal
 
 if TYPE_CHECKING:
     from ..keyed import KeyedAgents
@@ -57,12 +58,19 @@ async def begin_session(agents: KeyedAgents, user: str | None) -> Session:
 
     Raises:
         ConfigError: the user is something else.
+        Refusal: it could not be saved.
     """
     if not isinstance(user, str | None):
         raise ConfigError(f"auth= is to return the id of the user, a string, not a {type(user).__name__}.")
     session = _session(token_hex(16))
     record = {"user": user, "begun_at": time.time()}
-    await agents.store.save(_kind(agents), session.key, record, version=0)
+    try:
+        await agents.store.save(_kind(agents), session.key, record, version=0)
+    except AgentScopeError as error:
+        get_logger().error("session_not_saved", agents=agents.name, error=brief(error))
+        raise Refusal(
+            STORE_FAILING.status, STORE_FAILING.type, STORE_FAILING.message, STORE_FAILING.retry_after_s
+        ) from error
     return session
 
 

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from .._tasks import cancel_all
-from .problems import Problem, Refusal, problem_of
+from .problems import Problem, Refusal, problem_of, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -112,7 +112,7 @@ class SocketTalk:
                 case "message":
                     await self._speak(frame.get("msg"), make)
                 case "interrupt":
-                    await self._interrupt(frame.get("reason"))
+                    self._interrupt(frame.get("reason"))
                 case "input":
                     self._answer(frame.get("id"), frame.get("text"))
                 case _:
@@ -126,18 +126,17 @@ class SocketTalk:
         try:
             msg = self._read_msg(said)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
-            raise Refusal(422, "bad_message", problem) from error
+            raise refusal_of(error.errors(include_url=False, include_input=False)) from error
         talk = make(msg)
         talk.join()
         self._talk = talk
         self._begin(talk)
         self._telling = asyncio.create_task(self._tell(talk), name="web events")
 
-    async def _interrupt(self, reason: Any) -> None:
+    def _interrupt(self, reason: Any) -> None:
         if not isinstance(reason, str | None):
             raise Refusal(400, "bad_frame", "A reason is a text.")
-        if self._talk is None or not await self._talk.interrupt(reason):
+        if self._talk is None or not self._talk.interrupt(reason):
             raise Refusal(409, "idle", "No turn is running.")
 
     def _answer(self, question: Any, text: Any) -> None:

@@ -8,16 +8,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InterruptedTurnError
 from ..message import ContentPart, Speech
 from .problems import Problem, Refusal, problem_of
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from ..message import Msg
     from ..runtime import Runtime
 
-__all__ = ["Talk", "Talks", "TalkEvent", "ask_person"]
+__all__ = ["Place", "Talk", "Talks", "TalkEvent", "ask_person"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ class TalkEvent:
 class Talk:
     """One turn of an agent on behalf of a web client.
 
-    It runs in a task of the runtime while somebody follows it, and ``linger_s`` longer: what
-    happened meanwhile is kept, and can be followed later.
+    It runs in a task of the runtime while somebody follows it, and ``linger_s`` longer. If it
+    is resumable, what happened meanwhile is kept, and can be followed later.
 
     Attributes:
         id: unguessable, as it lets whoever has it follow the turn.
@@ -50,17 +53,29 @@ class Talk:
         is_over: the turn has ended, in whatever way, and there will be no more events.
     """
 
-    def __init__(self, talks: Talks, agent: Any, msg: Msg, *, owner: str, takes_input: bool = False) -> None:
+    def __init__(
+        self,
+        place: Place,
+        agent: Any,
+        msg: Msg,
+        *,
+        owner: str,
+        takes_input: bool = False,
+        is_resumable: bool = False,
+    ) -> None:
         self.id = token_hex(16)
         self.owner = owner
         self.reply: Msg | None = None
         self.error: BaseException | None = None
         self.is_over = False
         self._problem = _CANCELLED
-        self._talks = talks
+        self._place = place
+        self._talks = place.talks
         self._agent = agent
         self._msg = msg
         self._takes_input = takes_input
+        self._is_resumable = is_resumable
+        self._interruption: InterruptedTurnError | None = None
         self._events: list[TalkEvent] = []
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,7 +85,8 @@ class Talk:
 
     def begin(self, runtime: Runtime, *, is_heard: bool) -> None:
         """Start the turn; heard, the agent's model is asked for a stream."""
-        self._talks.add(self)
+        if self._is_resumable:
+            self._talks.add(self)
         work = self._run() if is_heard else self._run_unheard()
         self._task = runtime.start(work, _nothing, name=f"web turn of {self._agent.name}")
         self._task.add_done_callback(self._finish)
@@ -78,9 +94,7 @@ class Talk:
     def join(self) -> None:
         """Count one more who follows; each leaves again."""
         self._followers += 1
-        if self._ending is not None:
-            self._ending.cancel()
-            self._ending = None
+        self._stay()
 
     async def leave(self, *, has_heard_all: bool) -> None:
         """Count one less; the last one's leaving ends the turn, at once or after ``linger_s``.
@@ -90,9 +104,11 @@ class Talk:
         self._followers -= 1
         if self._followers:
             return
-        linger_s = 0.0 if has_heard_all else self._talks.linger_s
+        linger_s = 0.0 if has_heard_all or not self._may_be_missed() else self._talks.linger_s
         if linger_s:
             self._ending = asyncio.get_running_loop().call_later(linger_s, self._expire)
+            if self.is_over:
+                self._talks.keep(self)
             return
         self._expire()
         if self._task is not None and not self._task.done():
@@ -123,9 +139,17 @@ class Talk:
         problem = self._problem
         raise Refusal(problem.status, problem.type, problem.message, problem.retry_after_s) from self.error
 
-    async def interrupt(self, reason: str | None) -> bool:
-        """End the turn of the agent; False: none was open."""
-        return bool(await self._agent.interrupt(reason))
+    def interrupt(self, reason: str | None) -> bool:
+        """End this turn, whether it runs, waits for others of its agent or has not begun; False: it is over.
+
+        Not the agent's running turn, which may be somebody else's.
+        """
+        if self._task is None or self._task.done():
+            return False
+        if self._interruption is None:
+            self._interruption = InterruptedTurnError(self._agent.name, reason)
+            self._task.cancel()
+        return True
 
     def answer(self, question: str, text: str) -> bool:
         """Give a person's answer to an ``input_request``; False: that is not open."""
@@ -186,6 +210,7 @@ class Talk:
     def _finish(self, task: asyncio.Task[None]) -> None:
         # Its last event and its end are one: whoever has seen the one finds the other.
         if self.reply is None:
+            self.error = self._interruption or self.error
             self._problem = problem_of(self.error) if self.error is not None else _CANCELLED
             self._add("error", self._problem.to_dict())
         else:
@@ -196,40 +221,92 @@ class Talk:
         for waiting in self._questions.values():  # of work in the background, which the turn did not wait for
             if not waiting.done():
                 waiting.set_exception(_gone())
-        self._talks.note_end(self)
-        if not self._followers and self._ending is None:
-            self._talks.forget(self)
+        self._place.leave()
+        if not self._followers and (self._ending is None or not self._is_resumable):
+            self.forget()
+        elif not self._followers:
+            self._talks.keep(self)
+
+    def _may_be_missed(self) -> bool:
+        return self._is_resumable or not self.is_over
+
+    def _stay(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
 
     def _expire(self) -> None:
         if self._task is not None and not self._task.done():
             self._ending = None
             self._task.cancel()
         else:
-            self._talks.forget(self)
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of a turn that is over, or was never begun: nobody can follow it any more."""
+        self._stay()
+        self._place.leave()
+        self._talks.forget(self)
+
+
+class Place:
+    """Room for one turn: ``with talks.place() as place``, in which the turn is made.
+
+    It is given back if that fails, or when the turn is over; a turn that is lost sight of
+    before it begins has none, either.
+    """
+
+    def __init__(self, talks: Talks) -> None:
+        self.talks = talks
+
+    def leave(self) -> None:
+        """Give it back; more than once does no harm."""
+        self.talks.give_back(self)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.leave()
 
 
 class Talks:
     """The turns of the clients of one router."""
 
     def __init__(self, *, linger_s: float, max_turns: int, retry_after_s: int) -> None:
-        """Keep turns ``linger_s`` after their client has left, and refuse more than ``max_turns`` at once."""
+        """Keep turns ``linger_s`` after their client has left, and refuse more than ``max_turns`` at once.
+
+        No more than ``max_turns`` are kept that are over, the latest.
+        """
         self.linger_s = linger_s
         self.max_turns = max_turns
         self.retry_after_s = retry_after_s
-        self._running: set[Talk] = set()
+        # Weak, as whoever answers a request may fail between making a turn and beginning it.
+        self._places: WeakSet[Place] = WeakSet()
         self._by_id: dict[str, Talk] = {}
+        self._kept: dict[Talk, None] = {}
 
     @property
     def running(self) -> int:
-        """How many turns run now."""
-        return len(self._running)
+        """How many turns run now, or are about to."""
+        return len(self._places)
 
-    def check_room(self) -> None:
-        """Refuse with 503 if as many turns run as may."""
-        if len(self._running) >= self.max_turns:
+    def place(self) -> Place:
+        """Take room for a turn, at once; refuse with 503 if as many have it as may."""
+        if len(self._places) >= self.max_turns:
             raise Refusal(
                 503, "overloaded", "Too many turns are running; try again soon.", self.retry_after_s
             )
+        place = Place(self)
+        self._places.add(place)
+        return place
+
+    def give_back(self, place: Place) -> None:
+        """Let another turn have this room."""
+        self._places.discard(place)
 
     def find(self, id: str, owner: str) -> Talk:
         """Return a turn that can be followed again, for whom it belongs to.
@@ -240,20 +317,22 @@ class Talks:
         talk = self._by_id.get(id)
         if talk is None or talk.owner != owner:
             raise Refusal(410, "turn_gone", "This turn is not kept; look at the history and ask again.")
+        self._kept.pop(talk, None)  # until it is left again
         return talk
 
     def add(self, talk: Talk) -> None:
-        """Note a turn that begins."""
-        self._running.add(talk)
+        """Note a turn that can be followed again."""
         self._by_id[talk.id] = talk
 
-    def note_end(self, talk: Talk) -> None:
-        """Note that a turn has ended; it can still be followed."""
-        self._running.discard(talk)
+    def keep(self, talk: Talk) -> None:
+        """Keep a turn that is over for its client to come back to; the oldest go if they are too many."""
+        self._kept[talk] = None
+        while len(self._kept) > self.max_turns:
+            next(iter(self._kept)).forget()
 
     def forget(self, talk: Talk) -> None:
         """Keep a turn no longer."""
-        self._running.discard(talk)
+        self._kept.pop(talk, None)
         self._by_id.pop(talk.id, None)
 
 

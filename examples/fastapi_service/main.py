@@ -33,4 +33,9 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--store", default="conversations.db", help="where conversations are kept")
     options = parser.parse_args()
-    uvicorn.run(make_app(options.model, options.store), host="127.0.0.1", port=options.port)
+    uvicorn.run(
+        make_app(options.model, options.store),
+        host="127.0.0.1",
+        port=options.port,
+        timeout_graceful_shutdown=3,  # seconds that open streams and websockets may hold up Ctrl-C
+    )

@@ -128,6 +128,50 @@ async def test_interrupt_ends_the_turn_and_the_conversation_goes_on(tmp_path: Pa
         assert await client.talk("go") == "done"
 
 
+async def test_an_interrupt_ends_a_turn_that_has_not_begun(tmp_path: Path) -> None:
+    async with socket(app_of(chat, tmp_path)) as client:
+        await client.begin()
+        message = json.dumps({"type": "message", "msg": said("one two three")})
+        for _ in range(20):
+            await client.connection.send(message)
+            await client.send(type="interrupt")
+            assert (await client.until("message", "error"))["data"].get("type") == "interrupted"
+        assert await client.talk("go") == "Bob: go"
+
+
+class Held(AgentBase):
+    """Has each turn wait until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__("Held")
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def reply(self, x: Any = None) -> Msg:
+        self.begun.set()
+        await self.go_on.wait()
+        return Msg(self.name, f"{x.text} done", "assistant")
+
+
+async def test_an_interrupt_ends_ones_own_turn_that_waits_and_nobody_elses(tmp_path: Path) -> None:
+    held = Held()
+    async with served(app_of(held, tmp_path)) as origin:
+        url = origin.replace("http", "ws") + "/Held/ws"
+        async with connect(url) as one, connect(url) as two:
+            ann, bob = Client(one), Client(two)
+            await ann.begin()
+            await bob.begin()
+            await ann.send(type="message", msg=said("first"))
+            await held.begun.wait()
+            await bob.send(type="message", msg=said("second"))
+            await bob.send(type="interrupt")
+            assert (await bob.until("message", "error"))["data"].get("type") == "interrupted"
+            held.go_on.set()
+            assert (await ann.until("message", "error"))["data"].get("content") == "first done"
+            assert await bob.talk("third") == "third done"
+    assert held.mailbox.statistics().handled == 2
+
+
 class Curious(AgentBase):
     """Asks the person for their name."""
 
