@@ -45,8 +45,9 @@
     └── RuntimeClosedError         a RuntimeError
     AgentScopeWarning              a UserWarning
 
-Two parts have errors of their own beside their code: ``keyed.UnsavedStateError`` and
-``keyed.StoreFailingError`` (AgentErrors), and ``service.MCPServerError`` (.server, .kind) with ``MCPServerGone``, a ConnectionError.
+Two parts have errors of their own beside their code: ``keyed`` (UnsavedStateError and
+StoreFailingError, AgentErrors) and ``service`` (MCPServerError with .server and .kind, and
+MCPServerGone, also a ConnectionError).
 
 What an agent's ``reply`` raises is not in this tree: it reaches the asker as it is. Between
 nodes the classes of the tree and Python's own keep their type, and every other becomes a RemoteError.
