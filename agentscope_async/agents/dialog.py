@@ -69,8 +69,9 @@ class DialogAgent(AgentBase):
             ModelError: the model could not be asked, or gave nothing that fits ``output_type``.
         """
         self._remember(x)
-        response = await self._respond(self._prompt(x))
-        extra = tainted(sources(self._history(x)))
+        history = self._history(x)
+        response = await self._respond(self._prompt(history))
+        extra = tainted(sources(history))
         if self.output_type is not None:
             extra["parsed"] = response.raw
         text = response.refusal if response.text is None else response.text
@@ -79,12 +80,13 @@ class DialogAgent(AgentBase):
         self._remember(msg)
         return msg
 
-    def _prompt(self, x: Any) -> Messages:
-        """Return the system prompt and what is remembered, or, without a memory, just ``x``."""
+    def _prompt(self, history: list[Any]) -> Messages:
+        """Return the system prompt and the conversation as the model takes them."""
         system = Msg("system", self.sys_prompt, "system") if self.sys_prompt else None
-        return self.model.format(system, self._history(x), me=self.name)
+        return self.model.format(system, history, me=self.name)
 
     def _history(self, x: Any) -> list[Any]:
+        """Return what is remembered or, without a memory, just ``x``."""
         memory = self.memory
         return memory.get_memory() if memory is not None else _as_list(x)
 

@@ -82,11 +82,12 @@ class DictDialogAgent(DialogAgent):
         What is remembered is the object as JSON, so that the model sees its own form again.
         """
         self._remember(x)
-        response = await self._respond(self._prompt(x))
+        history = self._history(x)
+        response = await self._respond(self._prompt(history))
         raw = response.raw
         is_speech = isinstance(raw, dict) and "speak" in raw
         content, fields = (raw["speak"], _as_fields(raw)) if is_speech else (raw, {})
-        fields.update(tainted(sources(self._history(x))))
+        fields.update(tainted(sources(history)))
         msg = Msg(self.name, content, "assistant", usage=response.usage, **fields)
         await self.speak(msg)
         self._remember(Msg(self.name, orjson.dumps(raw).decode(), "assistant", id=msg.id))

@@ -124,10 +124,12 @@ class ReActAgent(AgentBase):
                 await self._show_step(number, "STEP 2: ACTION")
                 await self._act(turn, thinking)
                 continue
-            turn.keep(thinking.msg)
             if not thinking.complaint:
+                turn.keep(thinking.msg)
                 await self.speak(thinking.msg)
                 return thinking.msg
+            if thinking.msg.text:  # some providers refuse a message that says nothing
+                turn.keep(thinking.msg)
             await self._show(thinking.msg)
             turn.keep(Msg("system", thinking.complaint, "system"))
         msg = Msg("system", EXHAUSTED, "system", usage=turn.usage, **tainted(turn.origins))

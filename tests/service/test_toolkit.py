@@ -446,8 +446,6 @@ async def test_what_an_approver_sees_is_what_the_tool_is_given():
 
 
 async def test_an_approver_that_needs_its_own_approval_is_refused():
-    toolkit = Toolkit([erase])
-
     async def approve(request):
         inner = await toolkit.call(call_of("erase", {"what": "inner"}))
         assert inner.response.status == -1
