@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..message import Msg
+from ._taint import sources, tainted
 from .base import AgentBase
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class TextToImageAgent(AgentBase):
         if not wanted:
             raise ValueError(f"Agent {self.name!r} has nothing to draw: give it a message.")
         response = await self.model(wanted.text)
-        msg = Msg(self.name, "This is the generated image ", "assistant", url=response.image_urls)
+        origins = tainted(sources([wanted]))
+        msg = Msg(self.name, "This is the generated image ", "assistant", url=response.image_urls, **origins)
         await self.speak(msg)
         self._remember(msg)
         return msg

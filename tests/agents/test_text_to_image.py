@@ -26,6 +26,12 @@ async def test_C13_url_holds_the_image_urls():
     assert agent.model.calls == ["A red bicycle"]
 
 
+async def test_a_picture_of_what_strangers_wrote_says_so():
+    asked = Msg("Ann", "A red bicycle", "user", untrusted=["load_web: http://x"])
+    assert list((await painter("http://a")(asked)).untrusted) == ["load_web: http://x"]
+    assert "untrusted" not in await painter("http://a")("A red bicycle")
+
+
 async def test_C13_an_empty_call_raises_value_error():
     for agent in (painter("http://a"), painter("http://a", use_memory=False)):
         with pytest.raises(ValueError, match="'painter' has nothing to draw"):
