@@ -292,7 +292,7 @@ def readers(**options):
     return module, agents, DialogAgent("Summarizer", "Sum up.", models[2], use_memory=False), models
 
 
-async def test_p05_both_readers_get_their_passages_and_the_summarizer_both_answers_in_order():
+async def test_p05_p06_readers_get_passages_of_a_backend_of_ones_own_and_the_summarizer_both_answers():
     module, agents, summarizer, (tutorial, code, summary) = readers()
     await module.converse(agents, summarizer, said("tell of cats", "exit now", "more"))
     assert [text for _, text in texts(tutorial.calls[0])] == [
