@@ -33,6 +33,7 @@ MARKS = {
     "team": "async def team",
     "tools": "toolkit = Toolkit()",
     "web": "app.include_router(expose(",
+    "child": ".to_dist()",
     "node": "Runtime(listen=",
     "peer": "rt.agent(",
     "token": "Runtime(token=",
@@ -181,7 +182,15 @@ def test_an_agent_of_another_process_answers(tmp_path):
                     break
             assert process.poll() is None
             subprocess.run([sys.executable, "-c", "import time; time.sleep(0.1)"], check=True)
-        assert "Assistant" in run(peer, tmp_path)
+        assert run(peer, tmp_path).strip()
+
+
+@real_model
+@pytest.mark.timeout(150)
+def test_an_agent_moves_to_a_process_of_its_own(tmp_path):
+    code = block("child")
+    assert sum(bool(line) for line in code.splitlines()) == 8
+    assert run(code, tmp_path).strip()
 
 
 def test_a_token_is_read_from_a_file(tmp_path, monkeypatch):
