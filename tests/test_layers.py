@@ -10,12 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "agentscope_async"
 LAYERS = [
     {"errors", "message", "_context", "logging", "events", "_tasks", "_rundir", "_redact", "_settings"}
-    | {"_dead_letters", "_lenient", "_trace", "supervision", "watching"},
+    | {"_dead_letters", "_lenient", "_sockets", "_trace", "supervision", "watching"},
     {"_turn", "_deadlock", "mailbox", "monitor", "memory", "_invocations", "tokens"},
     {"models", "service", "prompt", "files", "_services"},
     {"agents"},
     {"msghub", "pipelines", "node"},
-    {"runtime", "_init", "_hosting", "keyed", "keyed_registries", "keyed_store"},
+    {"runtime", "_init", "_hosting"}
+    | {"keyed", "keyed_agent", "keyed_registries", "keyed_store", "keyed_unsaved"},
     {"web", "cli", "testing", "__main__", "__init__"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

@@ -6,18 +6,19 @@ A socket that was not let in yet costs a few kilobytes, for a few seconds at mos
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self, cast
 
 from websockets.typing import Subprotocol
 
+from .._sockets import listening_socket
 from ._door import Door, Refusal
 from ._ws import QUIET, ServerWire, WebSocket, half_close
 from .connection import SUBPROTOCOL, Limits, OnConnection
 
 if TYPE_CHECKING:
+    import socket
     import ssl as tls
     from types import TracebackType
 
@@ -101,9 +102,7 @@ class Listener:
         """Listen without ``create_server``, which tells of nobody before the TLS handshake is done."""
         try:
             for address in addresses:
-                family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                backlog = self.limits.max_unauthenticated
-                listening = socket.create_server((address, port), family=family, backlog=backlog)
+                listening = listening_socket(address, port, backlog=self.limits.max_unauthenticated)
                 listening.setblocking(False)
                 self._listening.append(listening)
         except OSError:

@@ -606,8 +606,8 @@ async def test_ssl_is_not_silently_ignored() -> None:
         await connect("ws://127.0.0.1:1", ssl=client_context())
 
 
-async def test_small_messages_are_not_held_back_by_nagles_algorithm(ws: Place) -> None:
-    dialer, acceptor = await ws.pair()
+async def test_small_messages_are_not_held_back_by_nagles_algorithm(net: Place) -> None:
+    dialer, acceptor = await net.pair()
     for owner in (dialer, acceptor):
         raw = owner.connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..._sockets import listening_socket
 from ...errors import ConfigError
 from ...message import Msg, ToolCallPart
 from ..response import ServiceResponse
@@ -18,6 +18,8 @@ from ._results import result_of
 from .client import _require_mcp
 
 if TYPE_CHECKING:
+    import socket
+
     from mcp.server.context import ServerRequestContext
     from mcp.server.lowlevel import Server
     from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
@@ -138,7 +140,7 @@ class MCPService:
             OSError: the port is taken.
         """
         app = self.app(token=token)
-        listening = socket.create_server(("127.0.0.1", port))
+        listening = listening_socket("127.0.0.1", port, backlog=128)
         try:
             async with _uvicorn(app, listening):
                 yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
