@@ -31,7 +31,9 @@ _HOMES = {
         "RemoteError", "ReplyExitError", "ReplyExpiredError", "RuntimeClosedError", "ServerError",
         "WrongLoopError",
     ],
-    "keyed": ["KeyedAgent", "KeyedAgents", "StoreFailingError", "UnsavedStateError"],
+    "keyed": ["KeyedAgents"],
+    "keyed_agent": ["KeyedAgent", "UnsavedStateError"],
+    "keyed_unsaved": ["StoreFailingError"],
     "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
     "memory": ["MemoryBase", "TemporaryMemory"],
     "message": [
@@ -124,12 +126,9 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
     from ._trace import current_trace_id as current_trace_id, trace as trace
     from .agents import *  # noqa: F403
     from .errors import *  # noqa: F403
-    from .keyed import (
-        KeyedAgent as KeyedAgent,
-        KeyedAgents as KeyedAgents,
-        StoreFailingError as StoreFailingError,
-        UnsavedStateError as UnsavedStateError,
-    )
+    from .keyed import KeyedAgents as KeyedAgents
+    from .keyed_agent import KeyedAgent as KeyedAgent, UnsavedStateError as UnsavedStateError
+    from .keyed_unsaved import StoreFailingError as StoreFailingError
     from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply
     from .memory import *  # noqa: F403
     from .message import *  # noqa: F403

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
-__all__ = ["Saved", "StateStore"]
+__all__ = ["Record", "Saved", "StateStore"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS states (
@@ -29,13 +29,27 @@ CREATE TABLE IF NOT EXISTS states (
     PRIMARY KEY (kind, key)
 )
 """
+_BY_AGE = "CREATE INDEX IF NOT EXISTS states_by_age ON states (kind, saved_at)"
+"""Made where something is to expire; each save costs a little more then."""
 
 
 class Saved(NamedTuple):
-    """A state as it was saved; ``version`` counts from 1 and grows by one with each save."""
+    """A state as it was saved.
+
+    ``version`` grows by one with each save, and begins with a number of its own each time: what
+    was deleted and is saved anew has none of its earlier versions.
+    """
 
     version: int
     state: dict[str, Any]
+
+
+class Record(NamedTuple):
+    """A state that another of its key belongs to; in Unix time, when it and either of them was saved last."""
+
+    state: dict[str, Any]
+    saved_at: float
+    used_at: float
 
 
 class StateStore:
@@ -44,7 +58,10 @@ class StateStore:
     What :meth:`save` has returned for survives the death of the process, also by ``kill -9``:
     it is in the hands of the operating system then, which needs no fsync for that. Loss of
     power may take the last states, never half of one. Several programs may share the file:
-    nobody overwrites what he has not seen.
+    nobody overwrites what he has not seen, or brings back what another has deleted.
+
+    A state may belong to a record, a state of another kind under the same key: without that it
+    is not saved, and the two are deleted together.
     """
 
     def __init__(self, find_path: Callable[[], Path]) -> None:
@@ -61,16 +78,60 @@ class StateStore:
         row = await self._file().run(partial(_Session.load, kind=kind, key=key))
         return None if row is None else Saved(row[0], _read(row[1]))
 
-    async def save(self, kind: str, key: str, state: dict[str, Any], *, version: int) -> bool:
-        """Save a state as what comes after ``version``, 0: nothing. False: that is not the last one.
+    async def save(
+        self, kind: str, key: str, state: dict[str, Any], *, version: int, record: str | None = None
+    ) -> int:
+        """Save a state as what comes after ``version``, 0: nothing; return the version it has.
+
+        0: it was not saved, as ``version`` is not the last one, or the record of that kind is gone.
 
         Raises:
             TypeError: it is not made of JSON values.
             AgentScopeError: the file could not be written.
         """
         content = orjson.dumps(state)
+        work = (
+            partial(_Session.update, kind=kind, key=key, version=version, content=content)
+            if version
+            else partial(_Session.insert, kind=kind, key=key, record=record, content=content)
+        )
+        return await self._file().run(work)
+
+    async def delete(self, kind: str, key: str, *, record: str | None = None) -> bool:
+        """Delete a state, and its record; whether there was something.
+
+        Raises:
+            AgentScopeError: the file could not be written.
+        """
+        return await self._file().run(partial(_Session.delete, kinds=(kind, record or kind), key=key))
+
+    async def find_record(self, record: str, key: str, *, kind: str) -> Record | None:
+        """Return the record of a key, and when it or the state of ``kind`` was saved last.
+
+        Raises:
+            AgentScopeError: the file could not be read.
+        """
+        row = await self._file().run(partial(_Session.find_record, record=record, key=key, kind=kind))
+        return None if row is None else Record(_read(row[0]), *row[1:])
+
+    async def touch(self, record: str, key: str) -> bool:
+        """Have a record count as saved now; False: it is gone.
+
+        Raises:
+            AgentScopeError: the file could not be written.
+        """
+        return await self._file().run(partial(_Session.touch, record=record, key=key))
+
+    async def expire(self, record: str, *, kind: str, used_before: float) -> int:
+        """Delete the records last used before then, with their states; return how many rows that were.
+
+        Takes as long as there are records last saved before then: touch those in use now and then.
+
+        Raises:
+            AgentScopeError: the file could not be written.
+        """
         return await self._file().run(
-            partial(_Session.save, kind=kind, key=key, version=version, content=content)
+            partial(_Session.expire, record=record, kind=kind, used_before=used_before)
         )
 
     async def aclose(self) -> None:
@@ -103,19 +164,52 @@ class _Session:
         row: tuple[int, bytes] | None = self._connection.execute(query, (kind, key)).fetchone()
         return row
 
-    def save(self, kind: str, key: str, version: int, content: bytes) -> bool:
-        if version:
-            done = self._connection.execute(
-                "UPDATE states SET version = version + 1, saved_at = ?, state = ? "
-                "WHERE kind = ? AND key = ? AND version = ?",
-                (time.time(), content, kind, key, version),
-            )
-        else:
-            done = self._connection.execute(
-                "INSERT INTO states VALUES (?, ?, 1, ?, ?) ON CONFLICT DO NOTHING",
-                (kind, key, time.time(), content),
-            )
+    def insert(self, kind: str, key: str, record: str | None, content: bytes) -> int:
+        version = time.time_ns() // 1000
+        done = self._connection.execute(
+            "INSERT INTO states SELECT ?, ?, ?, ?, ? WHERE ? IS NULL "
+            "OR EXISTS (SELECT 1 FROM states WHERE kind = ? AND key = ?) ON CONFLICT DO NOTHING",
+            (kind, key, version, time.time(), content, record, record, key),
+        )
+        return version if done.rowcount else 0
+
+    def update(self, kind: str, key: str, version: int, content: bytes) -> int:
+        done = self._connection.execute(
+            "UPDATE states SET version = version + 1, saved_at = ?, state = ? "
+            "WHERE kind = ? AND key = ? AND version = ?",
+            (time.time(), content, kind, key, version),
+        )
+        return version + 1 if done.rowcount else 0
+
+    def delete(self, kinds: tuple[str, str], key: str) -> bool:
+        done = self._connection.execute("DELETE FROM states WHERE kind IN (?, ?) AND key = ?", (*kinds, key))
+        return done.rowcount > 0
+
+    def find_record(self, record: str, key: str, kind: str) -> tuple[bytes, float, float] | None:
+        row: tuple[bytes, float, float] | None = self._connection.execute(
+            "SELECT own.state, own.saved_at, MAX(own.saved_at, COALESCE(other.saved_at, 0)) "
+            "FROM states AS own LEFT JOIN states AS other ON other.kind = ? AND other.key = own.key "
+            "WHERE own.kind = ? AND own.key = ?",
+            (kind, record, key),
+        ).fetchone()
+        return row
+
+    def touch(self, record: str, key: str) -> bool:
+        done = self._connection.execute(
+            "UPDATE states SET saved_at = ? WHERE kind = ? AND key = ?", (time.time(), record, key)
+        )
         return done.rowcount == 1
+
+    def expire(self, record: str, kind: str, used_before: float) -> int:
+        self._connection.execute(_BY_AGE)
+        done = self._connection.execute(
+            "DELETE FROM states WHERE kind IN (:record, :kind) AND key IN ("
+            "SELECT own.key FROM states AS own "
+            "LEFT JOIN states AS other ON other.kind = :kind AND other.key = own.key "
+            "WHERE own.kind = :record AND own.saved_at < :before AND COALESCE(other.saved_at, 0) < :before)",
+            {"record": record, "kind": kind, "before": used_before},
+        )
+        return done.rowcount
 
     def begin(self) -> None:
         pass

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from ._invocations import Invocations
     from .files import Files
-    from .keyed import AgentFactory, KeyedAgent, KeyedAgents
+    from .keyed import AgentFactory, KeyedAgents
+    from .keyed_agent import KeyedAgent
     from .keyed_registries import Registries
     from .mailbox import Mailbox
     from .message import Msg

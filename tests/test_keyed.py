@@ -23,14 +23,17 @@ from agentscope_async import (
     EchoModel,
     FunctionModel,
     InterruptedTurnError,
+    KeyedAgent,
+    KeyedAgents,
     Msg,
     Runtime,
     RuntimeClosedError,
-    keyed,
+    StoreFailingError,
+    UnsavedStateError,
+    keyed_unsaved,
     msghub,
     sequentialpipeline,
 )
-from agentscope_async.keyed import KeyedAgent, KeyedAgents, StoreFailingError, UnsavedStateError
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -418,11 +421,11 @@ class FullDisk:
         self._save = agents.store.save
         monkeypatch.setattr(agents.store, "save", self.save)
 
-    async def save(self, kind: str, key: str, state: dict[str, Any], *, version: int) -> bool:
+    async def save(self, kind: str, key: str, state: dict[str, Any], **options: Any) -> int:
         self.tries[key] += 1
         if self.is_full:
             raise AgentScopeError("disk full")
-        return await self._save(kind, key, state, version=version)
+        return await self._save(kind, key, state, **options)
 
 
 async def long_settled() -> None:
@@ -467,7 +470,7 @@ async def test_no_agent_is_asked_while_too_many_are_not_saved(
     ahead_s = 0.0
     real = loop.time
     monkeypatch.setattr(loop, "time", lambda: real() + ahead_s)
-    monkeypatch.setattr(keyed, "MAX_UNSAVED", 2)
+    monkeypatch.setattr(keyed_unsaved, "MAX_UNSAVED", 2)
     async with Runtime(save_dir=tmp_path) as rt:
         agents = rt.agents(counting)
         disk = FullDisk(agents, monkeypatch)
@@ -515,7 +518,7 @@ async def test_a_caller_cancelled_while_the_agent_is_saved_leaves_no_doubt_about
         real = agents.store.save
         saving = asyncio.Event()
 
-        async def save(*args: Any, **options: Any) -> bool:
+        async def save(*args: Any, **options: Any) -> int:
             saving.set()
             return await real(*args, **options)
 
@@ -598,6 +601,195 @@ async def test_cancelling_a_turn_cancels_the_model_call_behind_it(tmp_path: Path
             await asking
         assert cancelled.is_set()
         assert isinstance(ann, KeyedAgent)
+
+
+# -- deleted --
+
+
+def rows(store: Path) -> list[tuple[str, str]]:
+    """Return the kinds and keys of all that is saved."""
+    with sqlite3.connect(store) as connection:
+        found = connection.execute("SELECT kind, key FROM states ORDER BY kind, key").fetchall()
+    connection.close()
+    return found
+
+
+def remembered(state: dict[str, Any] | None) -> list[str]:
+    return [m["content"] for m in (state or {})["memory"]]
+
+
+async def test_a_deleted_agent_is_gone_and_the_next_message_makes_a_fresh_one(tmp_path: Path) -> None:
+    store = tmp_path / "agents.db"
+    async with Runtime() as rt:
+        agents = rt.agents(counting, store=store)
+        for key in ("ann", "bob"):
+            await agents.get(key)("a")
+        assert await agents.delete("ann")
+        assert agents.live_count == 1
+        assert await agents.saved("ann") is None
+        assert rows(store) == [("counting", "bob")]
+        assert not await agents.delete("ann")
+        assert (await agents.get("ann")("b")).text == "ann 1"
+        assert remembered(await agents.get("ann").state()) == ["b", "ann 1"]
+        assert (await agents.get("bob")("b")).text == "bob 2"
+    assert Counting.made == {"ann": 2, "bob": 1}
+
+
+async def test_an_agent_that_is_not_in_memory_is_deleted_too(tmp_path: Path) -> None:
+    store = tmp_path / "agents.db"
+    for is_first in (True, False):
+        async with Runtime() as rt:
+            agents = rt.agents(counting, store=store)
+            if is_first:
+                await agents.get("ann")("a")
+            else:
+                assert await agents.delete("ann")
+    assert rows(store) == []
+    assert Counting.made == {"ann": 1}
+
+
+async def test_there_is_nothing_to_delete_of_an_agent_that_was_only_looked_at(tmp_path: Path) -> None:
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(counting)
+        await agents.get("ann").state()
+        assert not await agents.delete("ann")
+        assert agents.live_count == 0
+        with pytest.raises(ConfigError, match="1 to 64"):
+            await agents.delete("a/b")
+
+
+async def test_a_deletion_waits_in_line(tmp_path: Path) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Counting):
+        async def work(self, x: Any) -> None:
+            if x.text == "slow":
+                begun.set()
+                await go_on.wait()
+
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(Slow)
+        running = asyncio.create_task(agents.get("ann")("slow"))
+        await begun.wait()
+        before = asyncio.create_task(agents.get("ann")("before"))
+        await settled()
+        deleting = asyncio.create_task(agents.delete("ann"))
+        await settled()
+        after = asyncio.create_task(agents.get("ann")("after"))
+        await settled()
+        assert not deleting.done()
+        go_on.set()
+        assert [(await each).text for each in (running, before, after)] == ["ann 1", "ann 2", "ann 1"]
+        assert await deleting
+        assert remembered(await agents.saved("ann")) == ["after", "ann 1"]
+
+
+async def test_what_could_not_be_saved_can_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed_unsaved, "MAX_UNSAVED", 1)
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(counting)
+        disk = FullDisk(agents, monkeypatch)
+        with pytest.raises(UnsavedStateError):
+            await agents.get("ann")("a")
+        with pytest.raises(StoreFailingError):
+            await agents.get("bob")("a")
+        assert await agents.delete("ann")  # there was something, though never saved
+        disk.is_full = False
+        assert (await agents.get("bob")("a")).text == "bob 1"
+        assert await agents.saved("ann") is None
+
+
+async def test_an_agent_that_cannot_be_deleted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(counting)
+        await agents.get("ann")("a")
+
+        async def fail(*args: Any, **options: Any) -> bool:
+            raise AgentScopeError("disk full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(agents.store, "delete", fail)
+            with pytest.raises(AgentScopeError, match="disk full"):
+                await agents.delete("ann")
+        assert (await agents.get("ann")("b")).text == "ann 2"
+    with pytest.raises(RuntimeClosedError):
+        await agents.delete("ann")
+
+
+async def test_whoever_is_cancelled_while_deleting_has_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(counting)
+        await agents.get("ann")("a")
+        real, begun = agents.store.delete, asyncio.Event()
+
+        async def delete(*args: Any, **options: Any) -> bool:
+            begun.set()
+            return await real(*args, **options)
+
+        monkeypatch.setattr(agents.store, "delete", delete)
+        deleting = asyncio.create_task(agents.delete("ann"))
+        await begun.wait()
+        deleting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deleting
+        assert agents.live_count == 0
+        assert (await agents.get("ann")("b")).text == "ann 1"
+
+
+async def test_a_program_that_is_in_a_turn_does_not_bring_back_what_another_deletes(tmp_path: Path) -> None:
+    store = tmp_path / "agents.db"
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Counting):
+        async def work(self, x: Any) -> None:
+            if x.text == "slow":
+                begun.set()
+                await go_on.wait()
+
+    async with Runtime() as one, Runtime() as two:
+        mine, theirs = (rt.agents(Slow, store=store) for rt in (one, two))
+        await theirs.get("ann")("a")
+        asking = asyncio.create_task(theirs.get("ann")("slow"))
+        await begun.wait()
+        assert await mine.delete("ann")
+        go_on.set()
+        with pytest.raises(UnsavedStateError, match="deleted"):
+            await asking
+        assert rows(store) == []
+        assert (await theirs.get("ann")("b")).text == "ann 1"
+
+
+async def test_a_program_that_knows_what_was_deleted_does_not_overwrite_what_is_new(tmp_path: Path) -> None:
+    store = tmp_path / "agents.db"
+    async with Runtime() as one, Runtime() as two:
+        mine, theirs = (rt.agents(counting, store=store) for rt in (one, two))
+        await theirs.get("ann")("secret")
+        assert await mine.delete("ann")
+        await mine.get("ann")("new")  # as often saved by now as what the other one has in memory
+        with pytest.raises(UnsavedStateError):
+            await theirs.get("ann")("b")
+        assert remembered(await mine.saved("ann")) == ["new", "ann 1"]
+
+
+async def test_an_agent_that_belongs_to_a_record_is_only_saved_while_that_is_there(tmp_path: Path) -> None:
+    store = tmp_path / "agents.db"
+    async with Runtime() as rt:
+        agents = rt.agents(counting, store=store)
+        with pytest.raises(UnsavedStateError, match="deleted"):
+            await agents.get("ann", record="users")("a")
+        await agents.store.save("users", "bob", {"since": 2024}, version=0)
+        bob = agents.get("bob", record="users")
+        assert [(await bob(x)).text for x in "ab"] == ["bob 1", "bob 2"]
+        assert rows(store) == [("counting", "bob"), ("users", "bob")]
+        assert await bob.delete()
+        assert rows(store) == []
+        with pytest.raises(UnsavedStateError, match="deleted"):
+            await bob("c")
+        assert rows(store) == []
 
 
 KILLED = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import ssl
 import stat
@@ -19,6 +18,7 @@ from ..errors import ConfigError
 from ..models.config import find_model
 from ..runtime import Runtime
 from ._cast import Talker, is_small, with_arguments
+from ._modules import import_here
 from ._run import complain
 from ._stop import StopOrder
 from ._talk import Talk
@@ -26,7 +26,6 @@ from .chat import MAX_TOKENS, PERSONA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
 __all__ = ["LISTEN", "Terms", "read_token_file", "serve"]
 
@@ -155,7 +154,7 @@ def _class(name: str) -> type[AgentBase]:
     """Return the class that ``module:Class`` means, or the package's own of that name."""
     module, separator, attribute = name.rpartition(":")
     try:
-        holder = _imported(module) if separator else agents
+        holder = import_here(module) if separator else agents
     except ImportError as error:
         raise ConfigError(f"--allow {name}: {error}.") from error
     kind = getattr(holder, attribute, None)
@@ -165,12 +164,6 @@ def _class(name: str) -> type[AgentBase]:
             f"One of your own is given as module:Class."
         )
     return kind
-
-
-def _imported(module: str) -> ModuleType:
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it
-    return importlib.import_module(module)
 
 
 def _assistant(key: str, model: str, runtime: Runtime) -> Talker:

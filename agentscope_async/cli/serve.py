@@ -17,9 +17,10 @@ import orjson
 from .._tasks import cancel_all
 from ..errors import ConfigError, MissingExtraError
 from ..runtime import Runtime
+from ._modules import import_here
 from ._run import complain
 from ._stop import StopOrder
-from .node import BIND_PROBLEMS, _imported, read_token_file
+from .node import BIND_PROBLEMS, read_token_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +119,7 @@ def _models(terms: Terms) -> dict[str, Any]:
     if not (module and separator and attribute):
         raise ConfigError(f"What to serve is given as MODULE:NAME, got {terms.target!r}.")
     try:
-        holder = _imported(module)
+        holder = import_here(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(f"{terms.target}: {error}.") from error

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from starlette.responses import JSONResponse
 
-from .._tasks import cancel_all
 from ..message import Msg, Usage
 from ..models._messages import text_of
 from ..models._openai_messages import _arguments
-from .streaming import PING_S, TurnStream
+from .turns import Encoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
 
-    from starlette.types import Send
+    from starlette.responses import Response
 
     from ._openai_agents import Tally
     from ._openai_errors import Fault
     from .talks import Talk, TalkEvent
 
-__all__ = ["Answer", "ChunkStream"]
+__all__ = ["Answer", "Chunks"]
 
 _REASONS = {"length": "length", "max_tokens": "length", "content_filter": "content_filter"}
 """Providers' words for why an answer ended, in small letters; all others are a stop."""
@@ -125,82 +121,40 @@ class Answer:
         }
 
 
-class ChunkStream(TurnStream):
-    """Sends a turn as chunks; a turn that fails before it says anything is an ordinary error."""
+class Chunks(Encoder):
+    """Sends a turn as chunks; one that fails before it says anything is an ordinary error."""
 
-    def __init__(
-        self, talk: Talk, begin: Callable[[], None], answer: Answer, fault: Callable[[Talk], Fault]
-    ) -> None:
+    begins_at_once = False
+
+    def __init__(self, talk: Talk, answer: Answer, fault: Callable[[], Fault]) -> None:
         """Send ``talk``; ``fault`` says what its client is told if it failed."""
-        super().__init__(talk, begin, after=0, headers={})
+        self._talk = talk
         self._answer = answer
         self._fault = fault
         self._has_spoken = False
 
-    async def _send(self, send: Send) -> None:
-        has_begun = False
-        async with aclosing(_with_pauses(self._talk)) as events:
-            async for event in events:
-                if not has_begun and event is not None and event.kind == "error":
-                    await _send_fault(send, self._fault(self._talk))
-                    return
-                if not has_begun:
-                    has_begun = True
-                    await self._open(send)
-                if event is None:
-                    await _send_part(send, b":\n\n")  # keeps the connection open
-                else:
-                    await self._pass_on(send, event)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    def refusal(self, first: TalkEvent) -> Response | None:
+        """Return the error, if there is nothing else."""
+        return self._fault().response() if first.kind == "error" else None
 
-    async def _pass_on(self, send: Send, event: TalkEvent) -> None:
+    def opening(self) -> bytes:
+        """Return the chunk that says who speaks."""
+        return _data(self._answer.opening())
+
+    def encode(self, event: TalkEvent) -> bytes:
+        """Return the chunks of an event; none for what OpenAI has no chunks for."""
         match event.kind:
             case "speech" if event.data["kind"] == "text" and event.data["text"]:
                 self._has_spoken = True
-                await _send_part(send, _data(self._answer.chunk({"content": event.data["text"]})))
+                return _data(self._answer.chunk({"content": event.data["text"]}))
             case "message":
-                await self._close(send)
+                assert self._talk.reply is not None
+                pieces = self._answer.ending(self._talk.reply, has_spoken=self._has_spoken)
+                return b"".join(map(_data, pieces)) + b"data: [DONE]\n\n"
             case "error":
-                await _send_part(send, _data(self._fault(self._talk).body))
-
-    async def _open(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await _send_part(send, _data(self._answer.opening()))
-
-    async def _close(self, send: Send) -> None:
-        assert self._talk.reply is not None
-        pieces = self._answer.ending(self._talk.reply, has_spoken=self._has_spoken)
-        await _send_part(send, b"".join(map(_data, pieces)) + b"data: [DONE]\n\n")
+                return _data(self._fault().body)
+        return b""
 
 
 def _data(value: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"  # JSON has no bare line ends
-
-
-async def _send_part(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _send_fault(send: Send, fault: Fault) -> None:
-    answer = JSONResponse(fault.body, fault.status, fault.headers)
-    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
-
-
-async def _with_pauses(talk: Talk) -> AsyncGenerator[TalkEvent | None, None]:
-    """Yield the events of a turn, and None after each PING_S seconds without one."""
-    events = talk.follow()
-    coming = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([coming], timeout=PING_S)
-            if not done:
-                yield None
-                continue
-            event = coming.result()
-            if event is None:
-                return
-            coming = asyncio.ensure_future(anext(events, None))
-            yield event
-    finally:
-        await cancel_all([coming])

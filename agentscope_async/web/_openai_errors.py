@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import JSONResponse
+
 from .problems import Problem, Refusal, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from starlette.responses import Response
 
 __all__ = ["BadParameter", "Fault", "UnknownModel", "fault_of", "fault_of_http", "fault_of_validation"]
 
@@ -42,6 +46,10 @@ class Fault:
         self.body: dict[str, Any] = {
             "error": {"message": problem.message, "type": type, "param": param, "code": code}
         }
+
+    def response(self) -> Response:
+        """Return it as the answer to a request."""
+        return JSONResponse(self.body, self.status, self.headers)
 
 
 class BadParameter(Refusal):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +16,13 @@ from starlette.exceptions import HTTPException
 
 from ..errors import BadRequest, ConfigError, ContextTooLong, MessageError
 from ._openai_agents import Offer, Tally, own_model, takes_tools, tell
-from ._openai_answers import Answer, ChunkStream
+from ._openai_answers import Answer, Chunks
 from ._openai_errors import BadParameter, Fault, UnknownModel, fault_of, fault_of_http, fault_of_validation
 from ._openai_messages import arguments_for, check_tools, has_tools, read_messages
 from ._openai_schema import Ask, Completion, ErrorAnswer, ModelCard, ModelCards
-from ._routes import _capped, _reply, _runtime_of
 from .problems import Refusal
 from .talks import Place, Talk, Talks
+from .turns import TurnStream, capped, runtime_of, whole_reply
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -88,7 +89,7 @@ def _add_completions(router: APIRouter, offers: Mapping[str, Offer], talks: Talk
         summary="Go on with a conversation",
     )
     async def completions(request: Request, ask: Annotated[Ask, Body()]) -> Response:
-        runtime = _runtime_of(request)
+        runtime = runtime_of(request)
         if ask.model not in offers:
             raise UnknownModel(ask.model)
         with talks.place() as place:
@@ -144,22 +145,19 @@ class _Turn:
     async def whole(self, runtime: Runtime, request: Request) -> Response:
         """Have the turn, and answer with the reply."""
         try:
-            reply = await _reply(self._talk, runtime, request)
+            reply = await whole_reply(self._talk, runtime, request.receive)
         except Refusal:
-            return _respond(self._fault(self._talk))
+            return self._fault().response()
         return JSONResponse(self._answer.whole(reply))
 
     def stream(self, runtime: Runtime) -> Response:
         """Have the turn, and answer while it speaks."""
+        begin = partial(self._talk.begin, runtime, is_heard=True)
+        return TurnStream(self._talk, Chunks(self._talk, self._answer, self._fault), begin=begin)
 
-        def begin() -> None:
-            self._talk.begin(runtime, is_heard=True)
-
-        return ChunkStream(self._talk, begin, self._answer, self._fault)
-
-    def _fault(self, talk: Talk) -> Fault:
+    def _fault(self) -> Fault:
         """Return what the client is told of a turn that failed: also whether it was to blame."""
-        error = talk.error
+        error = self._talk.error
         if error is None:
             return fault_of(Refusal(500, "cancelled", "The turn was cancelled."))
         is_refused = isinstance(error, (BadRequest, ConfigError)) and not isinstance(error, ContextTooLong)
@@ -196,13 +194,13 @@ def _route_class(max_body_bytes: int, token: str | None) -> type[APIRoute]:
             async def guarded(request: Request) -> Response:
                 try:
                     _check_token(request, token)
-                    return await handle(Request(request.scope, _capped(request, max_body_bytes)))
+                    return await handle(Request(request.scope, capped(request, max_body_bytes)))
                 except RequestValidationError as error:
-                    return _respond(fault_of_validation(error.errors()))
+                    return fault_of_validation(error.errors()).response()
                 except HTTPException as error:
-                    return _respond(_fault_of_http(error))
+                    return _fault_of_http(error).response()
                 except Exception as error:
-                    return _respond(fault_of(error))
+                    return fault_of(error).response()
 
             return guarded
 
@@ -224,7 +222,3 @@ def _fault_of_http(error: HTTPException) -> Fault:
             return fault_of(cause)
         return fault_of(Refusal(400, "invalid_json", "The body is not JSON in UTF-8."))
     return fault_of_http(error.status_code, error.detail, error.headers)
-
-
-def _respond(fault: Fault) -> Response:
-    return JSONResponse(fault.body, fault.status, fault.headers)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response, WebSocket
@@ -16,10 +15,9 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
-from .._tasks import cancel_all
 from ..errors import NoRuntimeError
 from ..message import Msg
-from ..runtime import Runtime, current_runtime
+from ..runtime import Runtime
 from ._shapes import (
     CARRIES_SESSION,
     EVENTS,
@@ -35,19 +33,22 @@ from ._shapes import (
 )
 from .embedding import is_shared
 from .problems import Refusal, problem_of, refusal_of
-from .sessions import Session, Sessions, begin_session, find_session
+from .sessions import Desk, Session, Sessions, record_kind
 from .socket import SocketTalk, check_origin
-from .streaming import TurnStream, read_event_id, until_gone
+from .streaming import Events, read_event_id
 from .talks import Place, Talk, Talks
+from .turns import TurnStream, capped, runtime_of, whole_reply
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive
-
     from ..keyed import KeyedAgents
+    from ..keyed_agent import KeyedAgent
 
 __all__ = ["make_router"]
 
 P = ParamSpec("P")
+_SESSION_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    each: PROBLEMS[each] for each in (400, 404, 422, 500, 503)
+}
 
 
 def make_router(
@@ -60,7 +61,10 @@ def make_router(
     origins: frozenset[str],
 ) -> APIRouter:
     """Return the router; see ``expose``."""
-    offered = [_Exposed(name, target, sessions, talks) for name, target in targets.items()]
+    offered = [
+        _Exposed(name, target, sessions, Desk(sessions.expire_after_s), talks)
+        for name, target in targets.items()
+    ]
     router = APIRouter(
         route_class=_route_class(max_body_bytes),
         generate_unique_id_function=_operation_id,
@@ -73,6 +77,7 @@ def make_router(
         _add_socket(router, exposed, user, max_body_bytes, origins)
         if not exposed.is_shared:
             _add_history(router, exposed, user)
+            _add_deletion(router, exposed, user)
     _add_health(router, talks)
     return router
 
@@ -84,6 +89,7 @@ class _Exposed:
     name: str
     target: Any
     sessions: Sessions
+    desk: Desk
     talks: Talks
 
     @property
@@ -97,18 +103,29 @@ class _Exposed:
             self.target, name=self.name, live=kept.live, idle_after_s=kept.idle_after_s, store=kept.store
         )
 
+    def agent(self, runtime: Runtime, session: Session) -> KeyedAgent:
+        """Return the agent of a session; once that is deleted nothing of it is saved any more."""
+        agents = self.agents(runtime)
+        return agents.get(session.key, record=record_kind(agents))
+
     async def enter(self, runtime: Runtime, id: str | None, user: str | None) -> Session | None:
-        """Return the session of that id, or a new one; None: there are none for a shared agent."""
+        """Return the session of that id for a message, or a new one; None: a shared agent has none."""
         if self.is_shared:
             return None
         agents = self.agents(runtime)
-        return await (begin_session(agents, user) if id is None else find_session(agents, id, user))
+        if id is None:
+            return await self.desk.begin(agents, user)
+        return await self.desk.find(agents, id, user, is_message=True)
+
+    async def visit(self, runtime: Runtime, id: str, user: str | None) -> Session:
+        """Return the session of that id for one who says nothing in it."""
+        return await self.desk.find(self.agents(runtime), id, user, is_message=False)
 
     def talk(
         self, place: Place, runtime: Runtime, session: Session | None, msg: Msg, **options: bool
     ) -> Talk:
         """Return a turn that has not begun; the options are those of ``Talk``."""
-        agent = self.target if session is None else self.agents(runtime).get(session.key)
+        agent = self.target if session is None else self.agent(runtime, session)
         owner = self.owner(session)
         return Talk(place, agent, msg, owner=owner, **options)
 
@@ -132,29 +149,12 @@ def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) ->
         session_id: SessionId = None,
         user: str | None = Depends(auth),
     ) -> Msg:
-        runtime = _runtime_of(request)
+        runtime = runtime_of(request)
         with exposed.talks.place() as place:
             session = await exposed.enter(runtime, session_id, user)
             talk = exposed.talk(place, runtime, session, msg)
         response.headers.update(_session_header(session))
-        return await _reply(talk, runtime, request)
-
-
-async def _reply(talk: Talk, runtime: Runtime, request: Request) -> Msg:
-    """Have a turn to its end, unless the client leaves before."""
-    talk.join()
-    gone = asyncio.create_task(until_gone(request.receive), name="web client")
-    result: asyncio.Task[Msg] | None = None
-    try:
-        talk.begin(runtime, is_heard=False)
-        result = asyncio.create_task(talk.result(), name="web result")
-        await asyncio.wait([gone, result], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await cancel_all([each for each in (gone, result) if each is not None])
-        await talk.leave(has_heard_all=talk.is_over)
-    if result.cancelled():
-        raise Refusal(499, "gone", "The client has left.")  # nobody reads this
-    return result.result()
+        return await whole_reply(talk, runtime, request.receive)
 
 
 def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
@@ -176,34 +176,33 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
         last_event_id: EventId = None,
         user: str | None = Depends(auth),
     ) -> Response:
-        runtime = _runtime_of(request)
+        runtime = runtime_of(request)
         if last_event_id is not None:
             return await follow_again(runtime, last_event_id, session_id, user)
         with exposed.talks.place() as place:
             session = await exposed.enter(runtime, session_id, user)
             talk = exposed.talk(place, runtime, session, msg, is_resumable=True)
-
-        def begin() -> None:
-            talk.begin(runtime, is_heard=True)
-
-        return TurnStream(talk, begin, after=0, headers=_session_header(session))
+        begin = partial(talk.begin, runtime, is_heard=True)
+        return TurnStream(talk, Events(talk.id), begin=begin, headers=_session_header(session))
 
     async def follow_again(
         runtime: Runtime, event_id: str, session_id: str | None, user: str | None
     ) -> Response:
         turn, number = read_event_id(event_id)
-        if session_id is None and not exposed.is_shared:
-            raise Refusal(400, "bad_session", f"Last-Event-ID goes with {SESSION}.")
-        session = await exposed.enter(runtime, session_id, user)
+        session = None
+        if not exposed.is_shared:
+            if session_id is None:
+                raise Refusal(400, "bad_session", f"Last-Event-ID goes with {SESSION}.")
+            session = await exposed.visit(runtime, session_id, user)
         talk = exposed.talks.find(turn, exposed.owner(session))
-        return TurnStream(talk, None, after=number, headers=_session_header(session))
+        return TurnStream(talk, Events(talk.id), begin=None, after=number, headers=_session_header(session))
 
 
 def _add_history(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
     @router.get(
         f"/{exposed.name}/history",
         response_model=list[Msg],
-        responses={each: PROBLEMS[each] for each in (400, 404, 422, 500, 503)},
+        responses=_SESSION_PROBLEMS,
         summary="What was said in this session, oldest first",
     )
     @_answering
@@ -213,12 +212,33 @@ def _add_history(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any])
         last: Annotated[int, Query(ge=1, le=1000, description="so many of the latest")] = 100,
         user: str | None = Depends(auth),
     ) -> list[Msg]:
-        runtime = _runtime_of(request)
-        session = await exposed.enter(runtime, session_id, user)
-        assert session is not None
+        runtime = runtime_of(request)
+        session = await exposed.visit(runtime, session_id, user)
         state = await exposed.agents(runtime).saved(session.key)
         units = (state or {}).get("memory") or []
         return [Msg.from_dict(each) for each in units if _is_said(each)][-last:]
+
+
+def _add_deletion(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
+    @router.delete(
+        f"/{exposed.name}/history",
+        status_code=204,
+        response_class=Response,
+        responses=_SESSION_PROBLEMS,
+        summary="Delete this session, and all that was said in it",
+    )
+    @_answering
+    async def delete(
+        request: Request,
+        session_id: Annotated[str, SESSION_ID, SESSION_HEADER],
+        user: str | None = Depends(auth),
+    ) -> Response:
+        runtime = runtime_of(request)
+        session = await exposed.visit(runtime, session_id, user)
+        # Nothing is awaited between these: the deletion has its place in line before whoever comes now.
+        exposed.talks.discard(exposed.owner(session), "The conversation was deleted.")
+        await exposed.agent(runtime, session).delete()
+        return Response(status_code=204)
 
 
 def _add_socket(
@@ -234,17 +254,21 @@ def _add_socket(
     async def socket(websocket: WebSocket, user: str | None = Depends(auth)) -> None:
         if not check_origin(websocket, origins):
             raise HTTPException(403, "This web page may not open the websocket.")
-        runtime = _runtime_of(websocket)
+        runtime = runtime_of(websocket)
         await websocket.accept()
 
-        async def enter(id: str | None) -> tuple[str | None, Callable[[Msg], Talk]]:
+        async def enter(id: str | None) -> tuple[str | None, Callable[[Msg], Awaitable[Talk]]]:
             session = await exposed.enter(runtime, id, user)
+            own_id = None if session is None else session.id
 
-            def make(msg: Msg) -> Talk:
+            async def make(msg: Msg) -> Talk:
+                runtime_of(websocket)  # which may have been left meanwhile
                 with exposed.talks.place() as place:
+                    # Again for each message: the session may be deleted by now.
+                    session = await exposed.enter(runtime, own_id, user)
                     return exposed.talk(place, runtime, session, msg, takes_input=True)
 
-            return None if session is None else session.id, make
+            return own_id, make
 
         def begin(talk: Talk) -> None:
             talk.begin(runtime, is_heard=True)
@@ -259,7 +283,7 @@ def _add_health(router: APIRouter, talks: Talks) -> None:
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health(request: Request) -> Response:
         try:
-            status = "ok" if _runtime_of(request).is_open else "closing"
+            status = "ok" if runtime_of(request).is_open else "closing"
         except (NoRuntimeError, Refusal):
             status = "closing"
         found = Health(status=status, turns=talks.running, max_turns=talks.max_turns)
@@ -321,15 +345,6 @@ def _session_header(session: Session | None) -> dict[str, str]:
     return {} if session is None else {SESSION: session.id}
 
 
-def _runtime_of(connection: Request | WebSocket) -> Runtime:
-    runtime = getattr(connection.app.state, "runtime", None) or current_runtime()
-    if not isinstance(runtime, Runtime):
-        raise NoRuntimeError("What expose() serves: FastAPI(lifespan=lifespan()) has one. It")
-    if not runtime.is_open:
-        raise Refusal(503, "closing", "The service is closing.", 1)
-    return runtime
-
-
 def _route_class(max_body_bytes: int) -> type[APIRoute]:
     """Return routes that refuse large or invalid bodies, in our form and without repeating them."""
 
@@ -339,7 +354,7 @@ def _route_class(max_body_bytes: int) -> type[APIRoute]:
 
             async def guarded(request: Request) -> Response:
                 try:
-                    return await handle(_Asked(request.scope, _capped(request, max_body_bytes)))
+                    return await handle(_Asked(request.scope, capped(request, max_body_bytes)))
                 except RequestValidationError as error:
                     return _answer(refusal_of(error.errors()))
                 except _Unreadable as error:
@@ -377,22 +392,3 @@ class _Unreadable(HTTPException):
 def _answer(error: BaseException) -> Response:
     problem = problem_of(error)
     return JSONResponse({"error": problem.to_dict()}, problem.status, problem.headers)
-
-
-def _capped(request: Request, max_bytes: int) -> Receive:
-    """Receive a body, up to so many bytes."""
-    too_large = Refusal(413, "too_large", f"A body has {max_bytes} bytes at most.")
-    declared = request.headers.get("content-length", "")
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
-            raise too_large
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise too_large
-        return message
-
-    return receive

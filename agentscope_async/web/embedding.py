@@ -36,8 +36,8 @@ def expose(
     """Return a router that lets web clients talk to agents: ``app.include_router(expose(new_chat))``.
 
     For each agent, under its name: ``POST /NAME`` (a Msg in, a Msg out), ``POST /NAME/stream``
-    (server-sent events), the websocket ``/NAME/ws``, ``GET /NAME/history``; and ``GET /health``
-    once. A factory ``f(key)`` makes an agent for each conversation: the first answer carries the
+    (server-sent events), the websocket ``/NAME/ws``, ``GET`` and ``DELETE /NAME/history``; and ``GET
+    /health`` once. A factory ``f(key)`` makes an agent for each conversation: the first answer carries the
     conversation's id in ``X-Session-Id``, which the client sends with its further messages. An
     agent given itself is shared by all clients, who then have one conversation, and no history.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
-from ..keyed import StoreFailingError, UnsavedStateError
+from ..keyed_agent import UnsavedStateError
+from ..keyed_unsaved import StoreFailingError
 from ..logging import brief, get_logger
 
 __all__ = ["Problem", "Refusal", "STORE_FAILING", "problem_of", "refusal_of"]
@@ -45,6 +46,11 @@ class Refusal(Exception):
     def __init__(self, status: int, type: str, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.problem = Problem(status, type, message, retry_after_s)
+
+    @classmethod
+    def of(cls, problem: Problem) -> Refusal:
+        """Refuse for this reason."""
+        return Refusal(problem.status, problem.type, problem.message, problem.retry_after_s)
 
 
 STORE_FAILING = Problem(503, "store_failing", "Conversations cannot be saved; nothing was done.", 1)

@@ -12,7 +12,7 @@ sends what happens in a turn as ``{"type": "speech" | ..., "data": ...}``, with 
 the events in :mod:`agentscope_async.web.streaming`, and ``input_request``, ``{"id", "prompt"}``. One turn
 at a time: ``message`` while one runs is answered with the error ``busy``. What is wrong with a
 frame is told in an ``error``, and the conversation goes on; a session that is refused ends it,
-with code 1008.
+with code 1008. To messages in a session that was deleted meanwhile the error is ``unknown_session``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SocketTalk:
         self,
         websocket: WebSocket,
         *,
-        enter: Callable[[str | None], Awaitable[tuple[str | None, Callable[[Msg], Talk]]]],
+        enter: Callable[[str | None], Awaitable[tuple[str | None, Callable[[Msg], Awaitable[Talk]]]]],
         begin: Callable[[Talk], None],
         read_msg: Callable[[Any], Msg],
         max_bytes: int,
@@ -91,7 +91,7 @@ class SocketTalk:
         finally:
             await self._end()
 
-    async def _open(self) -> Callable[[Msg], Talk] | None:
+    async def _open(self) -> Callable[[Msg], Awaitable[Talk]] | None:
         try:
             frame = await self._receive()
             if frame.get("type") != "begin" or not isinstance(frame.get("session"), str | None):
@@ -106,7 +106,7 @@ class SocketTalk:
         await self._send_text({"type": "session", "id": id})
         return make
 
-    async def _take(self, frame: dict[str, Any], make: Callable[[Msg], Talk]) -> None:
+    async def _take(self, frame: dict[str, Any], make: Callable[[Msg], Awaitable[Talk]]) -> None:
         try:
             match frame.get("type"):
                 case "message":
@@ -120,14 +120,14 @@ class SocketTalk:
         except Refusal as refusal:
             await self._send("error", refusal.problem.to_dict())
 
-    async def _speak(self, said: Any, make: Callable[[Msg], Talk]) -> None:
+    async def _speak(self, said: Any, make: Callable[[Msg], Awaitable[Talk]]) -> None:
         if self._talk is not None:
             raise Refusal(409, "busy", "A turn is running; wait for its end, or interrupt it.")
         try:
             msg = self._read_msg(said)
         except ValidationError as error:
             raise refusal_of(error.errors(include_url=False, include_input=False)) from error
-        talk = make(msg)
+        talk = await make(msg)
         talk.join()
         self._talk = talk
         self._begin(talk)

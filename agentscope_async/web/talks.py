@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from secrets import token_hex
@@ -50,6 +50,7 @@ class Talk:
         owner: whose it is: the key of the session, or "".
         reply: what the agent answered, once it has.
         error: what the turn failed with.
+        is_resumable: a client that has left may come back to it.
         is_over: the turn has ended, in whatever way, and there will be no more events.
     """
 
@@ -74,7 +75,7 @@ class Talk:
         self._agent = agent
         self._msg = msg
         self._takes_input = takes_input
-        self._is_resumable = is_resumable
+        self.is_resumable = is_resumable
         self._interruption: InterruptedTurnError | None = None
         self._events: list[TalkEvent] = []
         self._grown = asyncio.Event()
@@ -85,8 +86,7 @@ class Talk:
 
     def begin(self, runtime: Runtime, *, is_heard: bool) -> None:
         """Start the turn; heard, the agent's model is asked for a stream."""
-        if self._is_resumable:
-            self._talks.add(self)
+        self._talks.add(self)
         work = self._run() if is_heard else self._run_unheard()
         self._task = runtime.start(work, _nothing, name=f"web turn of {self._agent.name}")
         self._task.add_done_callback(self._finish)
@@ -114,7 +114,7 @@ class Talk:
         if self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
-    async def follow(self, after: int = 0) -> AsyncIterator[TalkEvent]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[TalkEvent, None]:
         """Yield the events after that number, those of the past first, until the turn is over."""
         while True:
             grown = self._grown
@@ -136,8 +136,7 @@ class Talk:
         await asyncio.wait([self._task])
         if self.reply is not None:
             return self.reply
-        problem = self._problem
-        raise Refusal(problem.status, problem.type, problem.message, problem.retry_after_s) from self.error
+        raise Refusal.of(self._problem) from self.error
 
     def interrupt(self, reason: str | None) -> bool:
         """End this turn, whether it runs, waits for others of its agent or has not begun; False: it is over.
@@ -150,6 +149,12 @@ class Talk:
             self._interruption = InterruptedTurnError(self._agent.name, reason)
             self._task.cancel()
         return True
+
+    def discard(self, reason: str) -> None:
+        """Interrupt this turn if it is not over, and let nobody follow it again."""
+        self.is_resumable = False
+        if not self.interrupt(reason):
+            self.forget()
 
     def answer(self, question: str, text: str) -> bool:
         """Give a person's answer to an ``input_request``; False: that is not open."""
@@ -222,13 +227,13 @@ class Talk:
             if not waiting.done():
                 waiting.set_exception(_gone())
         self._place.leave()
-        if not self._followers and (self._ending is None or not self._is_resumable):
+        if not self._followers and (self._ending is None or not self.is_resumable):
             self.forget()
         elif not self._followers:
             self._talks.keep(self)
 
     def _may_be_missed(self) -> bool:
-        return self._is_resumable or not self.is_over
+        return self.is_resumable or not self.is_over
 
     def _stay(self) -> None:
         if self._ending is not None:
@@ -315,14 +320,19 @@ class Talks:
             Refusal: there is none, or not for them.
         """
         talk = self._by_id.get(id)
-        if talk is None or talk.owner != owner:
+        if talk is None or talk.owner != owner or not talk.is_resumable:
             raise Refusal(410, "turn_gone", "This turn is not kept; look at the history and ask again.")
         self._kept.pop(talk, None)  # until it is left again
         return talk
 
     def add(self, talk: Talk) -> None:
-        """Note a turn that can be followed again."""
+        """Note a turn that begins."""
         self._by_id[talk.id] = talk
+
+    def discard(self, owner: str, reason: str) -> None:
+        """Interrupt the turns of an owner, and keep none of them that is over."""
+        for talk in [each for each in self._by_id.values() if each.owner == owner]:
+            talk.discard(reason)
 
     def keep(self, talk: Talk) -> None:
         """Keep a turn that is over for its client to come back to; the oldest go if they are too many."""

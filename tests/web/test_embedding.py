@@ -30,7 +30,7 @@ from agentscope_async import (
 )
 from agentscope_async.message import ToolCallPart
 from agentscope_async.models.base import ModelResponse
-from agentscope_async.web import Sessions, expose, lifespan
+from agentscope_async.web import Sessions, expose, lifespan, turns
 from tests.web.serving import client_of, read_events, said
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -333,6 +333,22 @@ async def test_a_stream_speaks_then_counts_then_gives_the_whole_message(tmp_path
         assert [id for _, id, _ in events] == [f"{turn}-{n}" for n in range(1, len(events) + 1)]
         history = await http.get("/chat/history", headers={SESSION: session})
         assert len(history.json()) == 2
+
+
+async def test_comments_keep_a_stream_open_while_the_agent_thinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PING_S", 0.01)
+    held = Held()
+    async with (
+        client_of(app_of(held, tmp_path)) as http,
+        http.stream("POST", "/Held/stream", json=said("x")) as answer,
+    ):
+        lines = answer.aiter_lines()
+        while await anext(lines) != ":":
+            pass
+        held.go_on.set()
+        assert [kind async for kind, _, _ in read_events(lines)][-1] == "message"
 
 
 async def test_tool_calls_and_their_results_are_events(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ async def test_a_refused_message_is_not_repeated(tmp_path: Path) -> None:
 
 def test_the_openapi_names_what_is_refused(tmp_path: Path) -> None:
     schema = app_of(chat, tmp_path).openapi()
-    for path, method in (("/chat", "post"), ("/chat/stream", "post"), ("/chat/history", "get")):
+    history = [("/chat/history", method) for method in ("get", "delete")]
+    for path, method in (("/chat", "post"), ("/chat/stream", "post"), *history):
         refused = schema["paths"][path][method]["responses"]["422"]["content"]["application/json"]
         assert refused["schema"]["$ref"] == "#/components/schemas/ProblemAnswer"
 
@@ -106,7 +107,8 @@ async def test_what_auth_raises_is_answered_by_the_application(tmp_path: Path) -
         return JSONResponse({"login": "/login"}, 401)
 
     async with client_of(app) as http:
-        for method, path in (("POST", "/chat"), ("POST", "/chat/stream"), ("GET", "/chat/history")):
+        history = [(method, "/chat/history") for method in ("GET", "DELETE")]
+        for method, path in (("POST", "/chat"), ("POST", "/chat/stream"), *history):
             asked: dict[str, Any] = {"json": said("x")} if method == "POST" else {}
             headers = {SESSION: "0" * 32}
             answer = await http.request(method, path, headers={**headers, "Authorization": "none"}, **asked)
@@ -133,7 +135,7 @@ async def test_two_routers_may_share_a_factory_and_their_operations_differ(tmp_p
     for prefix in ("/v1", "/v2"):
         app.include_router(expose(chat), prefix=prefix)
     operations = [each["operationId"] for path in app.openapi()["paths"].values() for each in path.values()]
-    assert len(set(operations)) == len(operations) == 8
+    assert len(set(operations)) == len(operations) == 10
     async with client_of(app) as http:
         session = {SESSION: (await http.post("/v1/chat", json=said("x"))).headers[SESSION]}
         assert (await http.post("/v2/chat", json=said("y"), headers=session)).status_code == 200

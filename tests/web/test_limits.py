@@ -13,8 +13,9 @@ import pytest
 from fastapi import FastAPI
 from websockets.asyncio.client import connect
 
-from agentscope_async import AgentBase, DialogAgent, EchoModel, Msg, Speech, keyed
+from agentscope_async import AgentBase, DialogAgent, EchoModel, Msg, Speech, keyed_unsaved
 from agentscope_async.web import Sessions, expose, lifespan
+from agentscope_async.web.sessions import Desk
 from agentscope_async.web.talks import Talks
 from tests.web.serving import client_of, read_events, said, served
 
@@ -94,12 +95,12 @@ async def test_a_turn_that_is_being_entered_has_its_place(
 ) -> None:
     entering, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slowly(agents: Any, user: str | None) -> Any:
+    async def slowly(self: Desk, agents: Any, user: str | None) -> Any:
         entering.set()
         await go_on.wait()
         raise LookupError("no session today")
 
-    monkeypatch.setattr("agentscope_async.web._routes.begin_session", slowly)
+    monkeypatch.setattr(Desk, "begin", slowly)
     async with client_of(app_of({"crowd": Crowd()}, tmp_path, max_turns=1)) as http:
         for path in ("/crowd", "/crowd/stream"):
             first = asyncio.create_task(http.post(path, json=said("x")))
@@ -216,7 +217,7 @@ async def test_a_new_session_that_cannot_be_saved_is_refused(tmp_path: Path) -> 
 async def test_turns_are_refused_while_too_many_agents_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyed, "MAX_UNSAVED", 3)
+    monkeypatch.setattr(keyed_unsaved, "MAX_UNSAVED", 3)
     store = tmp_path / "c.db"
     asked: list[str] = []
 

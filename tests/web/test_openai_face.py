@@ -39,7 +39,7 @@ from agentscope_async.errors import ContentFiltered, ContextTooLong
 from agentscope_async.message import ToolCallPart
 from agentscope_async.models.base import ModelResponse
 from agentscope_async.pipelines.batch import DebateSpec
-from agentscope_async.web import lifespan
+from agentscope_async.web import lifespan, turns
 from agentscope_async.web.openai_face import openai_api
 from tests.web.serving import served
 
@@ -190,6 +190,33 @@ async def test_a_stream_on_the_wire_ends_with_done(tmp_path: Path) -> None:
     events = answer.text.split("\n\n")
     assert all(event.startswith("data: {") for event in events[:-2])
     assert events[-2:] == ["data: [DONE]", ""]
+
+
+async def test_a_stream_begins_without_its_first_word_when_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PING_S", 0.01)
+    go_on = asyncio.Event()
+
+    async def think(messages: Any) -> str:
+        await go_on.wait()
+        raise ServerError("broken", provider="openai", model="m")
+
+    body = {"model": "ann", "messages": HELLO, "stream": True}
+    async with (
+        talking_to(tmp_path, {"ann": ann_with(FunctionModel(think))}) as client,
+        httpx.AsyncClient() as http,
+        http.stream("POST", f"{client.base_url}chat/completions", json=body) as answer,
+    ):
+        lines = answer.aiter_lines()
+        opening = json.loads((await anext(lines)).removeprefix("data: "))
+        assert opening["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        while await anext(lines) != ":":
+            pass
+        go_on.set()
+        rest = [line async for line in lines if line.startswith("data: ")]
+    assert answer.status_code == 200
+    assert ["error" in json.loads(line.removeprefix("data: ")) for line in rest] == [True]
 
 
 async def test_an_answer_that_met_the_limit_says_so(tmp_path: Path) -> None:
