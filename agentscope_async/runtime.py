@@ -95,7 +95,8 @@ class Runtime:
             save_dir: where the run directory is made, once something is written to it; ``./runs``
                 when not given. Given, metrics are kept there, too; else in memory.
             save_api_invoke: write a file for each model call into the run directory.
-            budget: what every model call in this runtime is charged to.
+            budget: what every model call in this runtime is charged to, and in the child processes that
+                ``to_dist`` starts, for which it needs a ``path``.
             ask_timeout_s: seconds an ask may take before AskTimeoutError; None: no limit.
             grace: seconds that letters in mailboxes get to be handled when the block is left normally.
             post_attempts: how often a failing ``post`` is tried before it is a dead letter.
@@ -534,6 +535,8 @@ class Runtime:
         """Put an agent on another node; see ``AgentBase.to_dist``."""
         from .node.node import Distribution
 
+        if options["is_launched"] and self.budget is not None:
+            self.budget.settings()  # now, where the mistake is, not when the process is started
         return self.node.distribute(agent, Distribution(**options))
 
     def settings_for_children(self) -> dict[str, Any]:
@@ -554,6 +557,7 @@ class Runtime:
                 "grace": self.grace,
                 "chat": self._chat is not None and self._chat.is_on_terminal,
             },
+            "budget": None if self.budget is None else self.budget.settings(),
         }
 
     def export(self, key: str, agent: Any) -> None:

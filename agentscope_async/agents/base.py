@@ -444,7 +444,8 @@ class AgentBase(Member):
 
         Raises:
             NoRuntimeError: there is no open runtime to own the process.
-            ConfigError: another process cannot make this agent, or the options do not go together.
+            ConfigError: another process cannot make this agent, or count in the runtime's budget, which
+                is in memory; or the options do not go together.
         """
         is_launched = host is None if launch_server is None else launch_server
         if not is_launched and port is None:

@@ -141,12 +141,30 @@ class Budget:
         self.max_output_tokens = max_output_tokens
         # The same file has the same place in all processes.
         self.place = ("", "", next(_numbers)) if path is None else (os.path.realpath(path), name, 0)
+        self._settings = None if path is None or clock is not None else {
+            "usd": usd, "tokens": tokens, "calls": calls, "wall_s": wall_s, "name": name,
+            "path": str(Path(path).absolute()), "prices": None if prices is None else dict(prices),
+            "max_output_tokens": max_output_tokens,
+        }  # fmt: skip
         self._limits = limits
         self._ledger = _open_ledger(limits, path)
         self._holders: Counter[asyncio.Task[Any] | None] = Counter()
         self._has_prices = usd is not None or bool(prices)
         self._table = table_rates(prices)
         self._rates: dict[str, Rate | None] = dict(self._table)
+
+    def settings(self) -> dict[str, Any]:
+        """Return, as JSON values, the arguments by which another process opens the same budget.
+
+        Raises:
+            ConfigError: it has no file, so it is this process's alone, or a clock of its own.
+        """
+        if self._settings is None:
+            raise ConfigError(
+                f"The budget {self.name!r} is in memory, where no other process can count in it. "
+                f"Give it a file: Budget(..., path='team.db')."
+            )
+        return self._settings
 
     async def reserve(
         self, *, model: str, input_tokens: int, output_tokens: int | None = None

@@ -99,6 +99,7 @@ async def _open(
 
 
 def _runtime(bootstrap: dict[str, Any], classes: list[type[AgentBase]], port: int) -> Runtime:
+    from ..monitor import Budget
     from ..runtime import Runtime
     from .exports import Grant
 
@@ -108,6 +109,7 @@ def _runtime(bootstrap: dict[str, Any], classes: list[type[AgentBase]], port: in
         token={bootstrap["parent"]: bootstrap["token"], "": bootstrap["family_token"]},
         allow={bootstrap["parent"]: owner},
         node=bootstrap["node"],
+        budget=None if bootstrap["budget"] is None else Budget(**bootstrap["budget"]),
         **bootstrap["runtime"],
     )
     runtime.keep_replies(**bootstrap["replies"])

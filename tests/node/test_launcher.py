@@ -587,6 +587,7 @@ BOOTSTRAP = {
     "port": 0,
     "replies": {"kept_replies": 10, "kept_reply_s": 10.0},
     "settings": None,
+    "budget": None,
     "runtime": {"model_configs": [], "grace": 30.0},
 }
 
