@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from .message import freeze
+from .message.parts import freeze
 
 __all__ = ["is_whole_object", "read_object"]
 

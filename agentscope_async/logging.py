@@ -19,7 +19,8 @@ import orjson
 from ._context import trace_id
 from ._redact import redact_text
 from .errors import ConfigError
-from .message import Msg, _thaw
+from .message import Msg
+from .message.parts import thaw
 
 if TYPE_CHECKING:
     import structlog
@@ -269,7 +270,7 @@ class _LineFormatter(_stdlib.Formatter):
 
 
 def _as_json_line(message: Msg | dict[str, Any] | str) -> bytes:
-    value = message.to_dict() if isinstance(message, Msg) else _thaw(message)
+    value = message.to_dict() if isinstance(message, Msg) else thaw(message)
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
     try:
         return orjson.dumps(value, default=str, option=options)

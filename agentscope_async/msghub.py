@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .agents._mail import Circle, Member, deliver, tell
 from .errors import AgentScopeWarning
-from .message import Msg, as_msg
+from .message.msg import Msg, as_msg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

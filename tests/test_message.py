@@ -18,10 +18,8 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from agentscope_async import message
 from agentscope_async.errors import AgentScopeWarning, MessageError
 from agentscope_async.message import (
-    MAX_DEPTH,
     AudioPart,
     ContentPart,
     FilePart,
@@ -34,10 +32,13 @@ from agentscope_async.message import (
     ToolResultPart,
     Usage,
     VideoPart,
-    as_msg,
     deserialize,
+    msg as msg_module,
     serialize,
 )
+from agentscope_async.message._frozen import MAX_DEPTH
+from agentscope_async.message.msg import ROLES, as_msg
+from agentscope_async.message.parts import PART_TYPES
 
 ALL_PARTS = [
     TextPart("look"),
@@ -179,9 +180,9 @@ def test_B02_ids_are_different_and_stay():
 
 
 def test_B02_the_timestamp_is_the_local_time_of_creation(monkeypatch):
-    monkeypatch.setattr(message, "_now", lambda: 1_700_000_000.9)
+    monkeypatch.setattr(msg_module, "_now", lambda: 1_700_000_000.9)
     msg = say()
-    monkeypatch.setattr(message, "_now", lambda: 1_800_000_000.0)
+    monkeypatch.setattr(msg_module, "_now", lambda: 1_800_000_000.0)
     assert msg.timestamp == time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_700_000_000))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", msg.timestamp)
     assert say(timestamp="long ago").timestamp == "long ago"
@@ -221,7 +222,7 @@ def test_B02_forks_never_share_ids():
 
 
 def test_B02_two_threads_that_ask_first_get_the_same_id(monkeypatch):
-    make, second_asks, answers = message._new_id, threading.Event(), []
+    make, second_asks, answers = msg_module.new_id, threading.Event(), []
     first_is_inside = threading.Event()
 
     def slow_id():
@@ -230,7 +231,7 @@ def test_B02_two_threads_that_ask_first_get_the_same_id(monkeypatch):
             second_asks.wait(0.05)  # the other thread gets its id meanwhile, if it can
         return make()
 
-    monkeypatch.setattr(message, "_new_id", slow_id)
+    monkeypatch.setattr(msg_module, "new_id", slow_id)
     msg = say()
 
     def ask():
@@ -930,7 +931,7 @@ extra_names = st.sampled_from(["score", "tags", "cls", "x y", "é", "_x"])
 @given(
     name=texts,
     content=contents,
-    role=st.sampled_from(message.ROLES),
+    role=st.sampled_from(ROLES),
     url=st.none() | texts | st.lists(texts, max_size=3),
     extra=st.dictionaries(extra_names, contents, max_size=3),
 )
@@ -944,7 +945,7 @@ def test_any_json_makes_an_exact_round_trip(name, content, role, url, extra):
     assert again == msg
 
 
-part_kinds = st.sampled_from([*message._PART_TYPES, "nope", 5, None])
+part_kinds = st.sampled_from([*PART_TYPES, "nope", 5, None])
 part_fields = st.sampled_from(
     ["text", "url", "mime_type", "name", "id", "arguments", "raw", "content", "failed", "kind", "self", "x"]
 )

@@ -9,7 +9,7 @@ from .._tasks import run_all
 from .._turn import current_turn, open_turn
 from ..errors import AgentStoppedError, DeadlockError, MailboxFullError
 from ..mailbox import Letter, Mail, Mailbox, Note, Reply, Work, bury, start
-from ..message import Msg, as_msg
+from ..message.msg import Msg, as_msg
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable

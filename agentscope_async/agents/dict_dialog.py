@@ -9,7 +9,7 @@ import orjson
 
 from .._lenient import read_object
 from ..errors import BadResponse
-from ..message import TAKEN_FIELDS, Msg
+from ..message.msg import TAKEN_FIELDS, Msg
 from ._taint import sources, tainted
 from .dialog import DialogAgent
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from ..errors import ConfigError
-from ..message import TAKEN_FIELDS, Msg
+from ..message.msg import TAKEN_FIELDS, Msg
 from .base import AgentBase
 
 __all__ = ["UserAgent", "UserSource"]

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias, cast
 import orjson
 
 from ..errors import AgentScopeWarning
-from ..message import Msg, freeze
+from ..message import Msg
+from ..message.parts import freeze
 from .base import MemoryBase, Unit
 
 __all__ = ["EmbeddingModel", "TemporaryMemory", "Vector"]

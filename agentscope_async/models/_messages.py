@@ -18,8 +18,8 @@ from ..message import (
     ToolCallPart,
     ToolResultPart,
     VideoPart,
-    _thaw,
 )
+from ..message.parts import thaw
 from .base import flatten
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def text_of(msg: Msg) -> str:
     content = msg.content
     if isinstance(content, str):
         return content
-    return msg.text if _parts(content) else json.dumps(_thaw(content), ensure_ascii=False)
+    return msg.text if _parts(content) else json.dumps(thaw(content), ensure_ascii=False)
 
 
 def image_urls(msg: Msg) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ..errors import MessageError
-from ..message import ImagePart, ToolCallPart, ToolResultPart, _thaw
+from ..message.parts import ImagePart, ToolCallPart, ToolResultPart, thaw
 from ._media import load_media
 from ._messages import check_messages, hear, image_urls, with_calls_told
 
@@ -55,7 +55,7 @@ def _images(msg: Msg, heard: Heard, me: str | None) -> list[str]:
 
 
 def _call(call: ToolCallPart) -> dict[str, Any]:
-    arguments = _thaw(call.arguments)
+    arguments = thaw(call.arguments)
     function = {"name": call.name, "arguments": arguments if isinstance(arguments, dict) else {}}
     return {"id": call.id, "function": function}
 
@@ -74,7 +74,7 @@ def _text(content: Any) -> str:
         return content
     if isinstance(content, (list, tuple)) and content and hasattr(content[0], "to_dict"):
         return "\n".join(part.text for part in content if hasattr(part, "text"))
-    return orjson.dumps(_thaw(content)).decode()
+    return orjson.dumps(thaw(content)).decode()
 
 
 def wire_messages(messages: Any) -> list[dict[str, Any]]:

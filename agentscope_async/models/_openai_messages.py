@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..message import AudioPart, ContentPart, FilePart, ImagePart, TextPart, VideoPart, _thaw
+from ..message.parts import AudioPart, ContentPart, FilePart, ImagePart, TextPart, VideoPart, thaw
 from ._media import is_local, load_media
 from ._messages import Heard, hear, with_calls_told
 
@@ -113,7 +113,7 @@ def _media_in(content: Any) -> list[Any]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_thaw(value), ensure_ascii=False)
+    return json.dumps(thaw(value), ensure_ascii=False)
 
 
 def _file_name(url: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 
 from ..errors import ConfigError, ModelError
-from ..message import _thaw
+from ..message.parts import thaw
 from ._call import Call
 from ._gemini_answers import GeminiCollector, explain, parse_chat_response, parse_embedding_response
 from ._gemini_request import (
@@ -349,7 +349,7 @@ def _plain(content: Any) -> Any:
     """Return what a tool gave back as plain JSON: texts joined, other parts in their wire form."""
     if isinstance(content, (list, tuple)) and content and hasattr(content[0], "to_dict"):
         return _texts_of(content)
-    return _thaw(content)
+    return thaw(content)
 
 
 def _texts_of(parts: Sequence[ContentPart]) -> Any:
@@ -374,7 +374,7 @@ def _call_part(call: ToolCallPart) -> dict[str, Any]:
             and "thoughtSignature" in part
         ):
             return part
-    return call_part(call.name, _thaw(call.arguments), call.id)
+    return call_part(call.name, thaw(call.arguments), call.id)
 
 
 # -- media --
