@@ -34,7 +34,7 @@ _HOMES = {
     "keyed": ["KeyedAgents"],
     "keyed_agent": ["KeyedAgent", "UnsavedStateError"],
     "keyed_unsaved": ["StoreFailingError"],
-    "mailbox": ["Mailbox", "MailboxStatistics", "Reply"],
+    "mailbox": ["Mailbox", "MailboxStatistics"],
     "memory": ["MemoryBase", "TemporaryMemory"],
     "message": [
         "AudioPart", "ContentPart", "FilePart", "ImagePart", "Msg", "Speech", "TextPart", "ThinkingPart",
@@ -63,6 +63,7 @@ _HOMES = {
     "node.remote": ["RemoteAgent"],
     "node.report": ["AgentReport", "NodeReport"],
     "prompt": ["PromptEngine", "PromptType", "ShrinkPolicy"],
+    "reply": ["Reply"],
     "runtime": ["DeadLetter", "Runtime", "current_runtime"],
     "service": [
         "Chunk", "Hit", "IndexReport", "KnowledgeBase", "MCPClient", "MCPServerError",
@@ -129,7 +130,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
     from .keyed import KeyedAgents as KeyedAgents
     from .keyed_agent import KeyedAgent as KeyedAgent, UnsavedStateError as UnsavedStateError
     from .keyed_unsaved import StoreFailingError as StoreFailingError
-    from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics, Reply as Reply
+    from .mailbox import Mailbox as Mailbox, MailboxStatistics as MailboxStatistics
     from .memory import *  # noqa: F403
     from .message import *  # noqa: F403
     from .models import *  # noqa: F403
@@ -140,6 +141,7 @@ if TYPE_CHECKING:  # the same names, for type checkers; tests compare the two
     from .node.report import AgentReport as AgentReport, NodeReport as NodeReport
     from .pipelines import *  # noqa: F403
     from .prompt import *  # noqa: F403
+    from .reply import Reply as Reply
     from .runtime import (
         DeadLetter as DeadLetter,
         Runtime as Runtime,

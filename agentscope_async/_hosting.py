@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _context
+from ._stopping import when_stopped
 from ._tasks import finish
 from ._turn import current_turn
 from .errors import AgentStoppedError, ConfigError
-from .mailbox import when_stopped
 from .supervision import Supervisor
 
 if TYPE_CHECKING:

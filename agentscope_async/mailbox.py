@@ -16,18 +16,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from . import _context
-from ._context import find_runtime
 from ._deadlock import Blocked
-from ._turn import Named, Turn, current_turn, open_turn
+from ._letters import AskLetter, Letter, bury, turn_away
+from ._stopping import tell_stopped, told_when_stopped
+from ._turn import Named, Turn
+from ._work import hand_on
 from .errors import (
     AgentStoppedError,
     AskTimeoutError,
     ConfigError,
-    DeadlockError,
-    InterruptedTurnError,
     MailboxFullError,
     RuntimeClosedError,
     WrongLoopError,
@@ -35,12 +35,12 @@ from .errors import (
 from .logging import brief, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable
+    from collections.abc import Iterable
 
     from ._context import RuntimeLike
-    from .message import Msg
+    from ._letters import Mail, Note
 
-__all__ = ["Mailbox", "MailboxStatistics", "Overflow", "Reply", "Turn"]
+__all__ = ["Mailbox", "MailboxStatistics", "Overflow", "check_options"]
 
 Overflow: TypeAlias = Literal["wait", "reject", "drop_oldest", "drop_newest"]
 """What a full mailbox does with one more letter."""
@@ -58,89 +58,6 @@ class MailboxStatistics(NamedTuple):
     rejected: int
     dropped: int
     longest_wait_s: float
-
-
-class Letter(Turn):
-    """A turn that is yet to come: a place in a mailbox."""
-
-    __slots__ = ("placed_at",)
-
-    granted: asyncio.Future[None] | None = None
-    errand: Errand | None = None
-    note: Callable[[Any], None] | None = None
-    runtime: RuntimeLike | None = None
-    admitted: asyncio.Future[None] | None = None
-    msg: Any = None
-
-    def __init__(self, agent: Named, parent: Turn | None) -> None:
-        super().__init__(agent, parent)
-        self.placed_at = monotonic()
-
-    def settle(self) -> None:
-        """Tell the runtime, if one counts this letter, that it is dealt with."""
-        if self.runtime is not None:
-            self.runtime.settle()
-
-
-class AskLetter(Letter):
-    """Somebody waits for this turn, and will run it in their own task once it is ``granted``."""
-
-    __slots__ = ("granted",)
-
-
-class Mail(Letter):
-    """A detached letter, from ``post``, ``submit`` or a hub, for a task to run.
-
-    ``runtime`` lends that task; None for a hub's letter where no runtime is open.
-    ``admitted`` is set while its sender waits for room in the mailbox.
-    """
-
-    __slots__ = ("errand", "runtime", "msg", "admitted")
-
-    def __init__(self, agent: Named, msg: Any, errand: Errand, runtime: RuntimeLike | None) -> None:
-        # Written out: this is the whole cost of posting to a busy agent.
-        self.agent = agent
-        self.parent = None
-        self.task = None
-        self.extra = None
-        self.msg = msg
-        self.errand = errand
-        self.runtime = runtime
-        self.admitted = None
-        self.placed_at = monotonic()
-
-
-class Note(Letter):
-    """A plain function to call with ``msg`` when the turn comes: done on the spot, by nobody's task."""
-
-    __slots__ = ("note", "msg", "admitted")
-
-    def __init__(self, agent: Named, msg: Any, note: Callable[[Any], None]) -> None:
-        super().__init__(agent, None)
-        self.msg = msg
-        self.note = note
-        self.admitted = None
-
-
-class Errand(Protocol):
-    """What a detached letter asks for. Only ``run`` may suspend, and raise what the handler raised."""
-
-    @property
-    def is_heard_only(self) -> bool:
-        """The message is to be remembered, not answered."""
-
-    def run(self, letter: Letter) -> Coroutine[Any, Any, Any]:
-        """Run the letter's turn to its end."""
-
-    @property
-    def succeed(self) -> Callable[[Letter, Any], None] | None:
-        """Takes what ``run`` returned; None: nobody is interested."""
-
-    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
-        """Take what ``run`` raised; True: run it again."""
-
-    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
-        """Tell whoever cares that the letter will not be handled."""
 
 
 class Mailbox:
@@ -328,9 +245,9 @@ class Mailbox:
         if self._turn is None:
             self._turn = _STOPPED
         for letter in self._take_all():
-            _turn_away(letter, AgentStoppedError(letter.agent.name), "agent stopped")
-        if self in _told_when_stopped:
-            _tell_stopped(self)
+            turn_away(letter, AgentStoppedError(letter.agent.name), "agent stopped")
+        if self in told_when_stopped:
+            tell_stopped(self)
 
     async def until_idle(self) -> None:
         """Wait until nobody has the turn; the caller must not be part of what it waits for."""
@@ -350,7 +267,7 @@ class Mailbox:
         """Turn away all letters that count on ``runtime``, which is closing."""
         for letter in [each for each in self._letters or () if each.runtime is runtime]:
             self._remove(letter)
-            _turn_away(
+            turn_away(
                 letter,
                 RuntimeClosedError("The runtime was left before this letter's turn."),
                 "runtime closed",
@@ -435,11 +352,11 @@ class Mailbox:
             if oldest.granted is not None and oldest.granted.done():
                 self.dropped -= 1  # cancelled, and its task has not come to take it out yet
             else:
-                _turn_away(oldest, error, "mailbox full")
+                turn_away(oldest, error, "mailbox full")
             return True
         if isinstance(letter, AskLetter):
             raise error  # an asker learns it directly
-        _turn_away(letter, error, "mailbox full")
+        turn_away(letter, error, "mailbox full")
         return False
 
     def _do_note(self, letter: Letter) -> None:
@@ -450,45 +367,6 @@ class Mailbox:
         except Exception as error:
             self.failed += 1
             bury(letter, "observe failed", error)
-
-
-_told_when_stopped: dict[Mailbox, dict[object, Callable[[], object]]] = {}
-"""Whom to tell, by mailbox: a slot in each would cost the many agents nobody watches."""
-
-
-def when_stopped(mailbox: Mailbox, tell: Callable[[], object]) -> Callable[[], None]:
-    """Call ``tell`` once, when the agent of a mailbox is stopped, or now if it is.
-
-    Those told of one agent are called in the order they asked. Returns what takes this back;
-    calling it again, or too late, does nothing.
-    """
-    if mailbox.is_stopped:
-        tell()
-        return _nothing
-    key = object()
-    _told_when_stopped.setdefault(mailbox, {})[key] = tell
-
-    def forget() -> None:
-        told = _told_when_stopped.get(mailbox, {})
-        if told.pop(key, None) is not None and not told:
-            _told_when_stopped.pop(mailbox, None)
-
-    return forget
-
-
-def _tell_stopped(mailbox: Mailbox) -> None:
-    told = _told_when_stopped[mailbox]
-    while told:
-        tell = told.pop(next(iter(told)))  # one at a time: each may take back others
-        try:
-            tell()
-        except Exception as error:  # whoever stops the agent is not to blame, and the others wait to hear
-            get_logger().error("watcher_failed", error=brief(error))
-    _told_when_stopped.pop(mailbox, None)
-
-
-def _nothing() -> None:
-    pass
 
 
 _STOPPED = Turn.__new__(Turn)
@@ -503,241 +381,9 @@ def check_options(capacity: int, overflow: str) -> None:
         raise ConfigError(f"overflow must be one of {', '.join(OVERFLOWS)}, got {overflow!r}")
 
 
-def hand_on(mailbox: Mailbox, turn: Turn) -> None:
-    """Release the turn, and give the next letter, if detached, a task to run in."""
-    letter = mailbox.release(turn)
-    while letter is not None:
-        if letter.runtime is None and isinstance(letter, Mail):
-            # From a hub outside any runtime, to be run by whoever ends the turn before it. But
-            # that is us, and we are being cancelled: any runtime that is open by now will do.
-            letter.runtime = find_runtime(getattr(letter.agent, "_runtime", None))
-            try:
-                if letter.runtime is not None:
-                    letter.runtime.accept(mailbox)
-            except RuntimeClosedError:
-                letter.runtime = None
-        if letter.runtime is not None:
-            start(mailbox, letter)
-            return
-        bury(letter, "no task to run it in")
-        letter = mailbox.release(letter)
-
-
 def _close(task: asyncio.Task[Any]) -> None:
     """End the coroutine of a task whose loop is closed."""
     try:
         task.get_coro().close()
     except Exception as error:
         get_logger().warning("handler_left_by_closed_loop", task=task.get_name(), error=brief(error))
-
-
-async def hand_on_inline(mailbox: Mailbox, turn: Turn) -> None:
-    """As :func:`hand_on`, but run letters for which there is no runtime here, before going on."""
-    letter = mailbox.release(turn)
-    if letter is None:
-        return
-    if letter.runtime is not None:
-        start(mailbox, letter)
-        return
-    work = Work(mailbox, letter, open_turn())
-    try:
-        await work.run()
-    finally:
-        work.check()
-
-
-def start(mailbox: Mailbox, letter: Letter) -> None:
-    """Run a detached letter whose turn is open, and those behind it, in a task of its runtime."""
-    assert letter.runtime is not None
-    work = Work(mailbox, letter)
-    task = letter.runtime.start(work.run(), work.abandon, name=f"mail of {letter.agent.name}")
-    task.add_done_callback(work.check)
-
-
-class Work:
-    """One task that handles detached letters of a mailbox until an asker, or nobody, is next."""
-
-    __slots__ = ("mailbox", "letter", "parent", "runtime", "settled")
-
-    def __init__(self, mailbox: Mailbox, letter: Letter, parent: Turn | None = None) -> None:
-        self.mailbox = mailbox
-        self.parent = parent  # the open turn that goes on only when this work is done
-        self.letter: Letter | None = letter  # the one in hand
-        self.runtime = letter.runtime
-        self.settled = 0  # letters dealt with that the runtime was not told of yet
-
-    async def run(self) -> None:
-        mailbox = self.mailbox
-        letter = self.letter
-        task = asyncio.current_task()
-        if self.parent is None:
-            _context.leave_sender()
-        while letter is not None:
-            if self.settled >= 64:
-                self.settle()
-                await asyncio.sleep(0)  # a long queue of instant letters must not keep the loop
-            errand = letter.errand
-            assert errand is not None
-            letter.task = task
-            letter.parent = self.parent
-            try:
-                result = await errand.run(letter)
-            except Exception as error:
-                await self._fail(letter, errand, error)
-            else:
-                if errand.succeed is not None:
-                    errand.succeed(letter, result)
-            if self.letter is not None:  # else it was abandoned meanwhile
-                self.letter = None
-                if letter.runtime is not None:
-                    self.settled += 1
-            letter = mailbox.release(letter)
-            if letter is not None:
-                if letter.runtime is not self.runtime and letter.runtime is not None:
-                    start(mailbox, letter)
-                    break
-                self.letter = letter
-        self.settle()
-
-    async def _fail(self, letter: Letter, errand: Errand, error: Exception) -> None:
-        attempt = 1
-        while errand.fail(letter, error, attempt):
-            attempt += 1
-            if letter.extra is not None:
-                letter.extra.interruption = None
-            letter.task = asyncio.current_task()
-            try:
-                result = await errand.run(letter)
-            except Exception as again:
-                error = again
-            else:
-                if errand.succeed is not None:
-                    errand.succeed(letter, result)
-                return
-
-    def check(self, task: object = None) -> None:
-        """Answer for the letter in hand when the task was cancelled, perhaps before it began."""
-        if self.letter is not None:
-            letter = self.letter
-            self._give_up(letter, "The runtime was left before this letter was handled.", "cancelled")
-            hand_on(self.mailbox, letter)
-
-    def settle(self) -> None:
-        """Tell the runtime, if one counts these letters, how many were dealt with."""
-        if self.runtime is not None:
-            self.runtime.settle(self.settled)
-            self.runtime.finish(self.mailbox)
-        self.settled = 0
-
-    def abandon(self) -> None:
-        """Answer for a letter whose handler does not end; its agent must take no other one."""
-        if self.letter is not None:
-            self._give_up(self.letter, "The handler did not end when cancelled.", "unkillable")
-            self.mailbox.stop()
-
-    def _give_up(self, letter: Letter, problem: str, reason: str) -> None:
-        self.letter = None
-        if letter.runtime is not None:
-            self.settled += 1
-        assert letter.errand is not None
-        letter.errand.give_up(letter, RuntimeClosedError(problem), reason)
-        self.settle()
-
-
-def _turn_away(letter: Letter, error: Exception, reason: str) -> None:
-    if letter.granted is not None:
-        if not letter.granted.done():
-            letter.granted.set_exception(error)
-        return
-    if letter.admitted is not None and not letter.admitted.done():
-        letter.admitted.set_exception(error)  # its sender is still there to be told
-    elif letter.errand is not None:
-        letter.errand.give_up(letter, error, reason)
-    else:
-        bury(letter, reason, error)
-    letter.settle()
-
-
-def bury(letter: Letter, reason: str, error: BaseException | None = None) -> None:
-    """Make a letter a dead one, in the runtime's books or, without a runtime, in the log."""
-    name = letter.agent.name
-    runtime = letter.runtime or find_runtime(getattr(letter.agent, "_runtime", None))
-    if runtime is not None:
-        is_heard_only = letter.note is not None or (letter.errand is not None and letter.errand.is_heard_only)
-        runtime.bury(letter.agent, letter.msg, reason, error, is_heard_only=is_heard_only)
-        return
-    get_logger().warning("dead_letter", agent=name, reason=reason, error=brief(error) if error else None)
-
-
-class Reply:
-    """The answer to a ``submit``, perhaps not there yet: await it, or pass it on as a message.
-
-    An agent that gets one as its message waits for it in its own turn. Awaiting is
-    allowed any number of times and gives the same :class:`Msg`, or raises the same error.
-    """
-
-    __slots__ = ("name", "_future", "_mailbox", "_letter")
-
-    def __init__(self, name: str, mailbox: Mailbox, letter: Letter) -> None:
-        self.name = name
-        self._future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._mailbox = mailbox
-        self._letter = letter
-
-    def resolve(self, outcome: Msg | Exception) -> None:
-        """Give out the answer or the error; the first one counts."""
-        if self._future.done():
-            return
-        if isinstance(outcome, Exception):
-            self._future.set_exception(outcome)
-        else:
-            self._future.set_result(outcome)
-
-    def done(self) -> bool:
-        """The answer, or the error, is there."""
-        return self._future.done()
-
-    def cancel(self, reason: str | None = "cancelled by its sender") -> bool:
-        """Take the message back or end its turn; awaiting then raises InterruptedTurnError.
-
-        Returns False when it was done already.
-        """
-        if self._future.done():
-            return False
-        if self._mailbox.withdraw(self._letter):
-            self._future.set_exception(InterruptedTurnError(self.name, reason))
-            self._future.exception()  # whoever cancels knows
-            self._letter.settle()
-            return True
-        if self._mailbox.turn is not self._letter:
-            return False
-        self._letter.interrupt(reason)
-        return True
-
-    @property
-    def holder(self) -> Turn | None:
-        """The turn that must end before the answer is there, or before its own can begin."""
-        if self._future.done():
-            return None
-        return self._letter if self._letter.task is not None else self._mailbox.turn
-
-    def __await__(self) -> Generator[Any, None, Msg]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> Msg:
-        if not self._future.done():
-            try:
-                blocked = Blocked(current_turn.get(), self, self.name)
-            except DeadlockError as error:
-                # Left in the mailbox it would be handled after all, and might ask back again.
-                if self._mailbox.withdraw(self._letter):
-                    self.resolve(error)
-                    self._future.exception()  # raised here
-                    self._letter.settle()
-                raise
-            with blocked:
-                await asyncio.wait([self._future])
-        return self._future.result()
-
-    def __repr__(self) -> str:
-        return f"<Reply of {self.name!r}, {'done' if self.done() else 'pending'}>"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from .mailbox import Letter
+    from ._letters import Letter
 
 __all__ = ["MsgHub", "msghub"]
 

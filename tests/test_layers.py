@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "agentscope_async"
 LAYERS = [
     {"errors", "message", "_context", "logging", "events", "_tasks", "_rundir", "_redact", "_settings"}
     | {"_dead_letters", "_lenient", "_sockets", "_trace", "supervision", "watching"},
-    {"_turn", "_deadlock", "mailbox", "monitor", "memory", "_invocations", "tokens"},
+    {"_turn", "_deadlock", "_letters", "_stopping", "_work", "mailbox", "reply"}
+    | {"monitor", "memory", "_invocations", "tokens"},
     {"models", "service", "prompt", "files", "_services"},
     {"agents"},
     {"msghub", "pipelines", "node"},

@@ -17,7 +17,8 @@ from agentscope_async import (
     Watch,
     runtime as runtime_module,
 )
-from agentscope_async.mailbox import Mailbox, _told_when_stopped, when_stopped
+from agentscope_async._stopping import told_when_stopped, when_stopped
+from agentscope_async.mailbox import Mailbox
 
 
 class Parrot(AgentBase):
@@ -48,7 +49,7 @@ class Stubborn(AgentBase):
 async def nothing_is_left():
     async with asyncio.timeout(30):
         yield
-    assert not _told_when_stopped
+    assert not told_when_stopped
 
 
 # -- the mailbox's part --
@@ -296,12 +297,12 @@ async def test_agents_nobody_watches_leave_no_trace() -> None:
         agents = [Parrot(f"a{n}") for n in range(100)]
         for agent in agents:
             await agent("x")
-        assert not _told_when_stopped
+        assert not told_when_stopped
         watches = [rt.watch(agent) for agent in agents]
-        assert len(_told_when_stopped) == 100
+        assert len(told_when_stopped) == 100
         for watch in watches:
             watch.cancel()
-        assert not _told_when_stopped
+        assert not told_when_stopped
 
 
 STEPS = st.lists(
@@ -365,4 +366,4 @@ async def live(steps: list[tuple[str, int, int]]) -> None:
         down = Down(f"a{agent_of[number]}", end or "runtime_closed")
         assert await watch == down
         assert all(each == down for each in heard.get(number, ()))
-    assert not _told_when_stopped
+    assert not told_when_stopped

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _context
+from .._letters import Letter, Mail, Note, bury
 from .._tasks import run_all
 from .._turn import current_turn, open_turn
+from .._work import Work, start
 from ..errors import AgentStoppedError, DeadlockError, MailboxFullError
-from ..mailbox import Letter, Mail, Mailbox, Note, Reply, Work, bury, start
 from ..message.msg import Msg, as_msg
+from ..reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
     from .._context import RuntimeLike
     from .._turn import Turn
+    from ..mailbox import Mailbox
 
 __all__ = [
     "Circle",

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 from .. import _context
 from .._deadlock import Blocked
+from .._letters import Mail
+from .._stopping import when_stopped
 from .._turn import Turn, current_turn
+from .._work import hand_on, hand_on_inline
 from ..errors import (
     AgentScopeWarning,
     AskTimeoutError,
@@ -28,20 +31,11 @@ from ..errors import (
 )
 from ..events import TurnEnded, TurnStarted
 from ..logging import brief, show_if_set_up
-from ..mailbox import (
-    DEFAULT_CAPACITY,
-    Mail,
-    Mailbox,
-    Overflow,
-    Reply,
-    check_options,
-    hand_on,
-    hand_on_inline,
-    when_stopped,
-)
+from ..mailbox import DEFAULT_CAPACITY, Mailbox, Overflow, check_options
 from ..memory import TemporaryMemory
 from ..message import Msg, Speech
 from ..models.config import find_model
+from ..reply import Reply
 from ._config import set_attributes, settings_of
 from ._mail import (
     POST,

@@ -14,11 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import _context
+from .._letters import Letter, Mail
+from .._stopping import when_stopped
 from .._turn import current_turn
 from ..agents._mail import POST, Submission, send
 from ..errors import AgentNotFound, AskTimeoutError, ForbiddenError, ReplyExitError
 from ..logging import get_logger
-from ..mailbox import Letter, Mail, Reply, when_stopped
+from ..reply import Reply
 from . import _wire
 from ._grammar import is_secret
 from ._replies import FETCH

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AskTimeoutError, DeadlockError, InterruptedTurnError, MessageError, ReplyExpiredError
-from ..mailbox import Reply
+from ..reply import Reply
 from ._grammar import is_name, is_secret
 
 if TYPE_CHECKING:

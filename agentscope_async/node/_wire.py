@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _context
 from ..errors import MessageError
-from ..mailbox import Reply
 from ..message import ContentPart, Msg, Speech
 from ..message.msg import plain_from
 from ..models._media import is_local
+from ..reply import Reply
 from ._grammar import is_secret
 from ._replies import reference_of, referred
 

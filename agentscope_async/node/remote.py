@@ -23,7 +23,8 @@ from .frames import REPLY
 from .launched import Launched
 
 if TYPE_CHECKING:
-    from ..mailbox import Letter, Reply
+    from .._letters import Letter
+    from ..reply import Reply
     from .bridge import Bridge
     from .node import Address, Node
 
