@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from .._settings import json_copy, parameters
 from ..errors import ConfigError
-from ..models.config import setting_of
+from ..mailbox import check_options
+from ..models.config import find_model, setting_of
+from ._memory import UNMADE
 
 if TYPE_CHECKING:
     from .base import AgentBase
 
-__all__ = ["set_attributes", "settings_of"]
+__all__ = ["apply_settings", "checked_name", "model_for", "settings_of"]
 
 _ABSENT: Any = object()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SETTINGS = {
+    "class", "name", "sys_prompt", "use_memory", "capacity", "overflow", "model", "model_config_name",
+}  # fmt: skip
+"""Those of every agent."""
 _MODEL = ("model", "model_config_name")  # two names of one thing: the first one a class takes counts
 
 
@@ -70,7 +78,31 @@ def _is_told(name: str, default: Any) -> bool:
     return True
 
 
-def set_attributes(agent: AgentBase, values: dict[str, Any]) -> None:
+def apply_settings(agent: AgentBase, config: dict[str, Any]) -> None:
+    """Take over settings from :func:`settings_of`; see ``AgentBase.load_from_config``.
+
+    Raises:
+        ConfigError: the settings are another class's, or one cannot be set; nothing is changed then.
+    """
+    if config.get("class", type(agent).__name__) != type(agent).__name__:
+        raise ConfigError(f"These are the settings of a {config['class']}, this is a {type(agent).__name__}.")
+    name = checked_name(config.get("name", agent.name))
+    options = (config.get("capacity", agent._options[0]), config.get("overflow", agent._options[1]))
+    check_options(*options)
+    model = agent.model
+    if "model" in config or "model_config_name" in config:
+        model = model_for(config.get("model"), config.get("model_config_name"), agent._runtime)
+    _set_attributes(agent, {key: value for key, value in config.items() if key not in _SETTINGS})
+    agent.name, agent._options, agent.model = name, options, model
+    agent.sys_prompt = config.get("sys_prompt", agent.sys_prompt)
+    if agent._mailbox is not None:
+        agent._mailbox.capacity, agent._mailbox.overflow = options
+    has_memory = agent._memory is not None
+    if config.get("use_memory", has_memory) != has_memory:
+        agent._memory = None if has_memory else UNMADE
+
+
+def _set_attributes(agent: AgentBase, values: dict[str, Any]) -> None:
     """Set arguments of the agent's class anew, all of them or none.
 
     Raises:
@@ -97,3 +129,29 @@ def set_attributes(agent: AgentBase, values: dict[str, Any]) -> None:
                 f"or write load_from_config() in {type(agent).__name__}."
             ) from error
         raise
+
+
+def model_for(model: Any, model_config_name: str | None, runtime: Any) -> Any:
+    """Return the wrapper for what was given as ``model``, or by AgentScope v0.0.2's name for it.
+
+    Raises:
+        ConfigError: both were given, or it is not valid.
+    """
+    if model is not None and model_config_name is not None:
+        raise ConfigError("Give the model as model= or as model_config_name=, not both.")
+    return find_model(model if model is not None else model_config_name, runtime)
+
+
+def checked_name(name: Any) -> str:
+    """Return ``name`` as a plain string.
+
+    Raises:
+        ConfigError: it is none an agent can have.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"An agent's name is a string, not {type(name).__name__}.")
+    if not 1 <= len(name) <= 200:
+        raise ConfigError(f"An agent's name has 1 to 200 characters, this one has {len(name)}.")
+    if _CONTROL.search(name):
+        raise ConfigError(f"An agent's name holds no control characters: {name!a}.")
+    return str(name)

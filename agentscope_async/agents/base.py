@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
-import re
-import time
-import warnings
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from .. import _context
 from .._deadlock import Blocked
 from .._letters import Mail
 from .._stopping import when_stopped
-from .._turn import Turn, current_turn
-from .._work import hand_on, hand_on_inline
-from ..errors import (
-    AgentScopeWarning,
-    AskTimeoutError,
-    CancellationSwallowedError,
-    ConfigError,
-    DeadlockError,
-    InvalidReplyError,
-    MessageError,
-    NoRuntimeError,
-    ReplyExitError,
-)
-from ..events import TurnEnded, TurnStarted
-from ..logging import brief, show_if_set_up
+from .._turn import current_turn
+from ..errors import ConfigError, DeadlockError, NoRuntimeError
+from ..logging import show_if_set_up
 from ..mailbox import DEFAULT_CAPACITY, Mailbox, Overflow, check_options
 from ..memory import TemporaryMemory
 from ..message import Msg, Speech
-from ..models.config import find_model
 from ..reply import Reply
-from ._config import set_attributes, settings_of
-from ._mail import (
-    POST,
-    Circle,
-    Member,
-    announce,
-    incoming,
-    pass_on,
-    post_errand,
-    send,
-    start_all,
-    submission,
-)
+from ._audience import Speaker
+from ._config import apply_settings, checked_name, model_for, settings_of
+from ._mail import POST, Circle, incoming, post_errand, send, submission
+from ._memory import UNMADE, restore, state_of
+from ._turns import ask_in_time, take_turn
 from .stream import AgentStream
 
 if TYPE_CHECKING:
@@ -71,42 +45,10 @@ class Operator(Protocol):
 
 AgentLike: TypeAlias = Operator
 
-
-class _Unmade:
-    """Stands for a memory that is made when first asked for. The class itself: copies keep it what it is."""
-
-
-_UNMADE: Any = _Unmade
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
-_SETTINGS = {
-    "class", "name", "sys_prompt", "use_memory", "capacity", "overflow", "model", "model_config_name",
-}  # fmt: skip
-"""Those of every agent."""
-_current_task = asyncio.current_task
-_get_turn = current_turn.get
-_set_turn = current_turn.set
-_new_turn = object.__new__
 
 
-MAX_STREAK = 64
-"""So many turns a task may take in a row before the event loop is let run."""
-
-
-class _Streak:
-    """The task that took the last turn, by its id, and how many before that one."""
-
-    __slots__ = ("task", "turns")
-
-    def __init__(self) -> None:
-        self.task = 0
-        self.turns = 0
-
-
-_streak = _Streak()
-
-
-class AgentBase(Member):
+class AgentBase(Speaker):
     """An actor: private state, a mailbox, one message at a time.
 
     Subclasses write ``async def reply(self, x)``, and change their own state in it as
@@ -120,7 +62,7 @@ class AgentBase(Member):
     # A wrapper in subclasses that cannot do without; None is theirs to refuse.
     model: Any
 
-    __slots__ = ("name", "sys_prompt", "model", "_memory", "_mailbox", "_options", "_runtime", "_circles")
+    __slots__ = ("name", "sys_prompt", "model", "_memory", "_mailbox", "_options", "_runtime")
 
     keeps_failed_turns: ClassVar[bool] = False
     _observes_plainly: ClassVar[bool] = True
@@ -154,15 +96,15 @@ class AgentBase(Member):
             ConfigError: the name, the model or an option is not valid.
         """
         is_plain = type(name) is str and 0 < len(name) <= 200 and name.isascii() and name.isprintable()
-        self.name = name if is_plain else _checked_name(name)
+        self.name = name if is_plain else checked_name(name)
         self.sys_prompt = sys_prompt
         self._runtime = _context.find_runtime() if _context.open_runtimes else None
         self.model = None
         if model is not None or model_config_name is not None:
-            self.model = _find_model(model, model_config_name, self._runtime)
+            self.model = model_for(model, model_config_name, self._runtime)
         if memory is not None and not hasattr(memory, "mark"):
             raise ConfigError(f"memory= is a MemoryBase, not {type(memory).__name__}; lists: load_memory().")
-        self._memory: Any = (_UNMADE if memory is None else memory) if use_memory else None
+        self._memory: Any = (UNMADE if memory is None else memory) if use_memory else None
         self._mailbox: Mailbox | None = None
         self._circles: tuple[Circle, ...] = ()
         if capacity == DEFAULT_CAPACITY and overflow == "wait":
@@ -338,7 +280,7 @@ class AgentBase(Member):
     @property
     def memory(self) -> MemoryBase | None:
         """The agent's memory; None with ``use_memory=False``."""
-        if self._memory is _UNMADE:
+        if self._memory is UNMADE:
             self._memory = TemporaryMemory()
         memory: MemoryBase | None = self._memory
         return memory
@@ -386,24 +328,7 @@ class AgentBase(Member):
         Raises:
             ConfigError: the settings are another class's, or one cannot be set; nothing is changed then.
         """
-        if config.get("class", type(self).__name__) != type(self).__name__:
-            raise ConfigError(
-                f"These are the settings of a {config['class']}, this is a {type(self).__name__}."
-            )
-        name = _checked_name(config.get("name", self.name))
-        options = (config.get("capacity", self._options[0]), config.get("overflow", self._options[1]))
-        check_options(*options)
-        model = self.model
-        if "model" in config or "model_config_name" in config:
-            model = _find_model(config.get("model"), config.get("model_config_name"), self._runtime)
-        set_attributes(self, {key: value for key, value in config.items() if key not in _SETTINGS})
-        self.name, self._options, self.model = name, options, model
-        self.sys_prompt = config.get("sys_prompt", self.sys_prompt)
-        if self._mailbox is not None:
-            self._mailbox.capacity, self._mailbox.overflow = options
-        has_memory = self._memory is not None
-        if config.get("use_memory", has_memory) != has_memory:
-            self._memory = None if has_memory else _UNMADE
+        apply_settings(self, config)
 
     def to_dist(
         self,
@@ -456,17 +381,7 @@ class AgentBase(Member):
 
         Subclasses with more state add their own keys, and read them in :meth:`load_state`.
         """
-
-        async def read(x: None) -> dict[str, Any]:
-            memory = self.memory
-            if memory is None:
-                return {"memory": None}
-            return {"memory": [m.to_dict() if isinstance(m, Msg) else m for m in memory.get_memory()]}
-
-        if self._has_turn() or (self.mailbox.is_stopped and self.mailbox.is_idle):
-            return await read(None)
-        state: dict[str, Any] = await self._take_turn(read, None)
-        return state
+        return await state_of(self)
 
     async def load_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned, in place of what is remembered now.
@@ -475,53 +390,7 @@ class AgentBase(Member):
             MessageError: a message in it is not one; nothing is changed then.
             ConfigError: there is something to remember, and the agent has no memory.
         """
-        units = state.get("memory", [])
-        if "memory" not in state or not (units is None or isinstance(units, list)):
-            raise MessageError("memory", "must be a list of messages, or null for an agent without a memory")
-        if units and self._memory is None:
-            raise ConfigError(f"Agent {self.name!r} was made with use_memory=False and can remember nothing.")
-        remembered = [Msg.from_dict(each) if _is_msg(each) else each for each in units or []]
-
-        async def write(x: None) -> None:
-            if self.memory is not None:
-                self.memory.load(remembered, overwrite=True)
-
-        if self._has_turn():
-            await write(None)
-        else:
-            await self._take_turn(write, None)
-
-    # -- audiences, AgentScope v0.0.2's way to share what is said; msghub is the easier one --
-
-    def reset_audience(self, audience: Sequence[Any]) -> None:
-        """Let these agents, less this one, observe every reply.
-
-        Raises:
-            TypeError: one of them is not an agent.
-        """
-        for each in audience:
-            if not isinstance(each, Member):
-                raise TypeError(f"An audience is made of agents, not {type(each).__name__}")
-        self.clear_audience()
-        self._circles = (*self._circles, _Audience(each for each in audience if each is not self))
-
-    def clear_audience(self) -> None:
-        """Let nobody observe, apart from hubs this agent is in."""
-        self._circles = tuple(circle for circle in self._circles if not isinstance(circle, _Audience))
-
-    def rm_audience(self, audience: Any) -> None:
-        """Let this agent, or these, no longer observe; one that does not is warned about."""
-        members = [m for circle in self._circles if isinstance(circle, _Audience) for m in circle.members]
-        for agent in audience if isinstance(audience, (list, tuple)) else [audience]:
-            if agent in members:
-                members.remove(agent)
-            else:
-                warnings.warn(
-                    f"Agent {getattr(agent, 'name', agent)!r} is not in the audience of {self.name!r}.",
-                    AgentScopeWarning,
-                    stacklevel=2,
-                )
-        self.reset_audience(members)
+        await restore(self, state)
 
     def _watch(self, watch: Watch) -> None:
         """Have a watch fire once this agent is stopped; see ``rt.watch``."""
@@ -538,150 +407,9 @@ class AgentBase(Member):
 
     # -- one turn --
 
-    async def _take_turn(
-        self,
-        act: Callable[[Any], Awaitable[Any]] | None,
-        x: Any = None,
-        kwargs: dict[str, Any] | None = None,
-        listener: Any = None,
-        turn: Turn | None = None,
-    ) -> Any:
-        """Reply, or ``act``, as one turn in this task: wait for it, run, tell the circles, pass it on.
-
-        With a ``turn`` that is open already (a letter's), its holder does the last two. One
-        flat function, because each further frame costs every ask a tenth of its time.
-        """
-        if x is not None and type(x) is not Msg:
-            x = incoming(x)
-        mailbox = self._mailbox
-        if mailbox is None:
-            mailbox = self.mailbox
-        is_ours = turn is None
-        if turn is None:
-            task: asyncio.Task[Any] | None = _current_task()
-            if task is None:
-                raise RuntimeError(f"Agent {self.name!r} is to be awaited in a task: asyncio.run(main()).")
-            if task.cancelling():
-                await asyncio.sleep(0)  # one on its way arrives here, and not as if reply() had raised it
-            parent = _get_turn()
-            if parent is not None and parent.task is None:
-                parent = None  # the turn has ended in which this background task was made
-            if mailbox._turn is None:
-                turn = mailbox._turn = _new_turn(Turn)  # Turn(self, parent), at a third of its cost
-                turn.agent, turn.parent, turn.extra = self, parent, None
-            else:
-                turn = await mailbox.wait(self, parent)
-            turn.task = task
-        else:
-            task = turn.task
-            assert task is not None  # whoever opened the turn has set it
-        cancels = task.cancelling()
-        memory = self._memory
-        mark = began_at = None
-        _set_turn(turn)
-        try:
-            if listener is not None or turn.extra is not None:
-                _prepare(turn, listener)
-            if memory is not None and memory is not _UNMADE:
-                mark = memory.mark()
-            if _context.attentive:
-                began_at = self._report_start()
-            if x is not None and type(x) is not Msg and isinstance(x, Reply):
-                x = await x
-            if act is not None:
-                result = await act(x)
-            else:
-                result = await (self.reply(x, **kwargs) if kwargs else self.reply(x))
-                if type(result) is not Msg and not isinstance(result, Msg):
-                    raise InvalidReplyError(self.name, result)
-            if turn.extra is not None or task.cancelling() != cancels:
-                await _honour_cancellation(turn, task, cancels)
-        except BaseException as error:
-            if mailbox._turn is not turn:  # its event loop is closed, and the agent went on in another
-                turn.task = None
-                raise
-            reason = _explain(error, turn, task, cancels)
-            _end(turn)
-            mailbox.failed += 1
-            self._undo(memory, mark, began_at, reason)
-            if is_ours and isinstance(reason, Exception):
-                await hand_on_inline(mailbox, turn)
-            elif is_ours:
-                hand_on(mailbox, turn)
-            if reason is error:
-                raise
-            raise reason from error
-        _end(turn)
-        mailbox.handled += 1
-        if began_at is not None:
-            self._report_end(began_at, None)
-        # Placed before the turn is passed on, so that listeners hear this reply before the next.
-        heard = announce(self, result) if self._circles and act is None else None
-        if not is_ours:
-            if heard:
-                start_all(heard, turn)
-            return result
-        if mailbox._letters is None and not heard:
-            mailbox.release(turn)
-        else:
-            await pass_on(mailbox, turn, heard or [])
-        if _streak.task != id(task):
-            _streak.task, _streak.turns = id(task), 0
-        elif _streak.turns < MAX_STREAK:
-            _streak.turns += 1
-        else:
-            _streak.turns = 0
-            await asyncio.sleep(0)  # turns that never wait must not keep the loop from its timers
-        return result
-
-    def _undo(self, memory: Any, mark: Any, began_at: float | None, reason: BaseException) -> None:
-        if began_at is not None:
-            self._report_end(began_at, reason)
-        if self.keeps_failed_turns:
-            return
-        try:
-            if memory is _UNMADE and self._memory is not _UNMADE:
-                if self._memory is not None:
-                    self._memory.clear()
-            elif mark is not None:
-                memory.rollback(mark)
-        except Exception as error:  # a memory of the user's own; the turn is to be passed on all the same
-            reason.add_note(f"The memory of {self.name!r} could not be rolled back: {brief(error)}")
-
-    def _report_start(self) -> float | None:
-        runtime = _context.find_runtime(self._runtime)
-        if runtime is None or not runtime.is_listened_to:
-            return None
-        runtime.emit(TurnStarted(self.name))
-        return time.monotonic()
-
-    def _report_end(self, began_at: float, error: BaseException | None) -> None:
-        runtime = _context.find_runtime(self._runtime)
-        if runtime is not None:
-            runtime.emit(TurnEnded(self.name, time.monotonic() - began_at, error))
-
-    async def _watched(self, x: Any, kwargs: dict[str, Any], listener: Any) -> Msg:
-        """Ask under the runtime's time limit."""
-        runtime = _context.find_runtime(self._runtime)
-        limit_s = runtime.ask_timeout_s if runtime is not None else None
-        asking = self._take_turn(None, x, kwargs, listener)
-        if limit_s is None:
-            return cast("Msg", await asking)
-        own = due = asyncio.get_running_loop().time() + limit_s
-        inherited, turn = _context.deadline.get(), _get_turn()
-        if inherited is not None and (turn is None or turn.task is not None):
-            due = min(own, inherited)  # else it was for a turn that has ended, and this goes on without it
-        token = _context.deadline.set(due)
-        try:
-            async with asyncio.timeout_at(own) as limit:
-                return cast("Msg", await asking)
-        except TimeoutError:
-            if limit.expired():
-                raise AskTimeoutError(self.name, limit_s) from None
-            raise
-        finally:
-            with suppress(ValueError):  # thrown away by the garbage collector, in whatever context
-                _context.deadline.reset(token)
+    # The functions themselves: a method that called them would cost every ask a frame.
+    _take_turn = take_turn
+    _watched = ask_in_time
 
     def _listener(self) -> Any:
         turn = current_turn.get()
@@ -695,7 +423,7 @@ class AgentBase(Member):
 
     def _remember(self, x: Any) -> None:
         memory = self._memory
-        if memory is _UNMADE:
+        if memory is UNMADE:
             memory = self.memory
         if memory is not None and x is not None:
             memory.add(x)
@@ -705,12 +433,6 @@ class AgentBase(Member):
         if runtime is None:
             raise NoRuntimeError(f"{what}() of agent {self.name!r}")
         return runtime
-
-
-class _Audience(Circle):
-    """The listeners of one agent, set by ``reset_audience``."""
-
-    __slots__ = ()
 
 
 def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any], Awaitable[None]]:
@@ -724,73 +446,3 @@ def _in_a_turn(observe: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any,
             await self._take_turn(functools.partial(observe, self), x)
 
     return observe_in_turn
-
-
-def _end(turn: Turn) -> None:
-    turn.task = None
-    if turn.parent is not None:  # else: an ended turn in the context is as good as none
-        _set_turn(turn.parent)
-
-
-def _prepare(turn: Turn, listener: Any) -> None:
-    """Give a turn its listener, unless it was interrupted before it began."""
-    extra = turn.more()
-    if extra.interruption is not None:
-        raise extra.interruption
-    extra.listener = listener
-
-
-async def _honour_cancellation(turn: Turn, task: asyncio.Task[Any], cancels: int) -> None:
-    """Raise what a handler that returned all the same has swallowed."""
-    if turn.extra is not None and turn.extra.interruption is not None:
-        raise turn.extra.interruption
-    if task.cancelling() > cancels:
-        # A cancel scope of anyio sends its cancellation again, and knows only that one as its own.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        raise CancellationSwallowedError(turn.agent.name)
-
-
-def _explain(error: BaseException, turn: Turn, task: asyncio.Task[Any], cancels: int) -> BaseException:
-    """Return what the asker is to see for what ``reply`` raised: mostly just that."""
-    interruption = turn.extra.interruption if turn.extra is not None else None
-    if interruption is not None:
-        if task.cancelling() > cancels:
-            task.uncancel()  # the one cancel() that the interruption sent
-        # Another one on top of it is the caller's own, and goes first.
-        return error if task.cancelling() > cancels else interruption
-    if isinstance(error, Exception):
-        return error
-    if isinstance(error, asyncio.CancelledError) and task.cancelling() > cancels:
-        return error
-    if _is_being_closed(task):
-        return error
-    return ReplyExitError(turn.agent.name, error)
-
-
-def _is_being_closed(task: asyncio.Task[Any]) -> bool:
-    """The coroutine is being thrown away by its loop or the garbage collector, not run."""
-    try:
-        return asyncio.current_task() is not task
-    except RuntimeError:
-        return True
-
-
-def _is_msg(unit: Any) -> bool:
-    return isinstance(unit, dict) and "__type" in unit
-
-
-def _find_model(model: Any, model_config_name: str | None, runtime: Any) -> Any:
-    if model is not None and model_config_name is not None:
-        raise ConfigError("Give the model as model= or as model_config_name=, not both.")
-    return find_model(model if model is not None else model_config_name, runtime)
-
-
-def _checked_name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise ConfigError(f"An agent's name is a string, not {type(name).__name__}.")
-    if not 1 <= len(name) <= 200:
-        raise ConfigError(f"An agent's name has 1 to 200 characters, this one has {len(name)}.")
-    if _CONTROL.search(name):
-        raise ConfigError(f"An agent's name holds no control characters: {name!a}.")
-    return str(name)
