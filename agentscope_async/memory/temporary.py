@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import math
-import operator
 import os
-import secrets
 import warnings
 from array import array
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
 import orjson
@@ -18,18 +14,22 @@ import orjson
 from ..errors import AgentScopeWarning
 from ..message import Msg
 from ..message.parts import freeze
+from ._files import read, write_whole
+from ._vectors import (
+    NO_MODEL,
+    EmbeddingModel,
+    Metric,
+    Vector,
+    as_vector,
+    checked_model,
+    cosine,
+    embedded,
+    scores_of,
+    together,
+)
 from .base import MemoryBase, Unit
 
-__all__ = ["EmbeddingModel", "TemporaryMemory", "Vector"]
-
-Vector: TypeAlias = list[float]
-"""An embedding: d floats."""
-
-EmbeddingModel: TypeAlias = Callable[[str], Any]
-"""A model wrapper or a function, plain or async: text in, a vector or response with an ``embedding`` out."""
-
-Metric: TypeAlias = Callable[[Vector, Vector], Any]
-"""How near two vectors are, higher is nearer, or an object with that as ``content``; plain or async."""
+__all__ = ["TemporaryMemory"]
 
 Mark: TypeAlias = tuple[list[Unit], int]
 
@@ -37,8 +37,6 @@ SMALL = 8
 """Up to this many units are searched one by one; an index by id would cost more than it saves."""
 EMBEDDINGS_AT_ONCE = 16
 """Requests to the embedding model that one call of ours keeps open."""
-SCORES_AT_ONCE = 64
-"""Units compared before other tasks get a turn."""
 
 
 class TemporaryMemory(MemoryBase):
@@ -78,7 +76,7 @@ class TemporaryMemory(MemoryBase):
         """
         self._content = []
         self._ids = None
-        self.embedding_model = _checked_model(embedding_model)
+        self.embedding_model = checked_model(embedding_model)
 
     def get_memory(
         self, recent_n: int | None = None, filter_func: Callable[[int, Unit], bool] | None = None
@@ -115,7 +113,7 @@ class TemporaryMemory(MemoryBase):
             TypeError: something is neither a message nor a dict.
         """
         if embed and self.embedding_model is None:
-            raise RuntimeError(_NO_MODEL)
+            raise RuntimeError(NO_MODEL)
         if isinstance(memories, Msg):
             self.remember(memories)
         else:
@@ -171,7 +169,7 @@ class TemporaryMemory(MemoryBase):
             TypeError: something is neither a message nor a dict.
         """
         if isinstance(memories, (str, bytes, os.PathLike)):
-            units = [_revived(unit) for unit in _units_of(_read(memories))]
+            units = [_revived(unit) for unit in _units_of(read(memories))]
         else:
             units = _units_of(memories)
         if overwrite:
@@ -196,7 +194,7 @@ class TemporaryMemory(MemoryBase):
                 unit.to_dict() if isinstance(unit, Msg) else freeze(unit, f"[{index}]")
                 for index, unit in enumerate(self._content)
             ]
-            _write_whole(file_path, orjson.dumps(plain, option=orjson.OPT_INDENT_2))
+            write_whole(file_path, orjson.dumps(plain, option=orjson.OPT_INDENT_2))
         return self._content[:] if to_mem else None
 
     def clear(self) -> None:
@@ -268,9 +266,9 @@ class TemporaryMemory(MemoryBase):
             raise ValueError(f"top_k must be 1 or more, got {top_k}")
         units = self._content[:]
         model = self._model(embedding_model)
-        wanted = await _embedded(query, model) if isinstance(query, str) else _as_vector(query)
+        wanted = await embedded(query, model) if isinstance(query, str) else as_vector(query)
         vectors = await self._embed_all(units, model)
-        scores = await _scores(wanted, vectors, metric or cosine)
+        scores = await scores_of(wanted, vectors, metric or cosine)
         best = sorted(range(len(units)), key=scores.__getitem__, reverse=True)[:top_k]
         if preserve_order:
             best.sort()
@@ -295,22 +293,22 @@ class TemporaryMemory(MemoryBase):
         return {msg_id: known.get(msg_id) for msg_id in ids}
 
     def _model(self, given: EmbeddingModel | None) -> EmbeddingModel | None:
-        return self.embedding_model if given is None else _checked_model(given)
+        return self.embedding_model if given is None else checked_model(given)
 
     async def _embed_all(self, units: list[Unit], model: EmbeddingModel | None) -> list[Vector]:
         limit = asyncio.Semaphore(EMBEDDINGS_AT_ONCE)
 
         async def vector_of(unit: Unit) -> Vector:
             async with limit:
-                vector = await _embedded(_text_of(unit), model)
+                vector = await embedded(_text_of(unit), model)
             self._keep(unit, model, vector)
             return vector
 
         vectors = [self._kept(unit, model) for unit in units]
         missing = [index for index, vector in enumerate(vectors) if vector is None]
         if missing and model is None:
-            raise RuntimeError(_NO_MODEL)
-        made = await _together([vector_of(units[index]) for index in missing])
+            raise RuntimeError(NO_MODEL)
+        made = await together([vector_of(units[index]) for index in missing])
         for index, vector in zip(missing, made, strict=True):
             vectors[index] = vector
         return cast("list[Vector]", vectors)
@@ -318,7 +316,7 @@ class TemporaryMemory(MemoryBase):
     def _kept(self, unit: Unit, model: EmbeddingModel | None) -> Vector | None:
         own = unit.get("embedding")
         if own is not None:
-            return _as_vector(own)
+            return as_vector(own)
         if self._ids is None or not isinstance(unit, Msg):
             return None
         kept = self._ids.get(unit.id)
@@ -332,27 +330,6 @@ class TemporaryMemory(MemoryBase):
             self._ids[unit.id] = (model, array("d", vector))
 
 
-def cosine(a: Vector, b: Vector) -> float:
-    """Return the cosine of the angle between two vectors, in [-1, 1]; 0.0 where one has no length.
-
-    Raises:
-        ValueError: they have different lengths.
-    """
-    if len(a) != len(b):
-        raise ValueError(
-            f"Vectors of {len(a)} and of {len(b)} numbers cannot be compared; "
-            f"were they made by different models?"
-        )
-    length = math.hypot(*a) * math.hypot(*b)
-    return max(-1.0, min(1.0, sum(map(operator.mul, a, b)) / length)) if length else 0.0
-
-
-_NO_MODEL = (
-    "This memory has no embedding model: give it one, TemporaryMemory(embedding_model=...), "
-    "or pass embedding_model=... when searching."
-)
-
-
 def _holds(content: list[Unit], msg: Msg) -> bool:
     msg_id = msg._id
     if msg_id is None:  # then no other object can be this message, and no id need be made
@@ -364,15 +341,6 @@ def _holds(content: list[Unit], msg: Msg) -> bool:
         if unit is msg or getattr(unit, "_id", None) == msg_id:
             return True
     return False
-
-
-def _checked_model(model: EmbeddingModel | None) -> EmbeddingModel | None:
-    if model is not None and not callable(model):
-        raise TypeError(
-            f"embedding_model must be a model wrapper or a function from text to vector, "
-            f"not {type(model).__name__}"
-        )
-    return model
 
 
 def _units_of(memories: Any) -> list[Unit]:
@@ -395,46 +363,10 @@ _NOT_A_UNIT = (
 )
 
 
-def _read(source: str | bytes | os.PathLike[str]) -> Any:
-    """Return the object or list in a file or text; also the list in what ``serialize`` makes of one."""
-    text: str | bytes
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and os.path.isfile(source)):
-        with open(source, "rb") as file:
-            text = file.read()
-        origin = f"The file {os.fspath(source)!r} is not JSON"
-    else:
-        text = source
-        origin = f"{source[:80]!r} is neither an existing file nor JSON"
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{origin}: {error}") from error
-    if isinstance(value, dict) and value.get("__type") == "List":
-        value = value.get("__value")
-    if not isinstance(value, (dict, list)):
-        raise TypeError(
-            f"Memories in JSON are an object or a list of objects, not {orjson.dumps(value)[:80].decode()}"
-        )
-    return value
-
-
 def _revived(unit: Unit) -> Unit:
     if isinstance(unit, Msg) or not ("__type" in unit or ("name" in unit and "content" in unit)):
         return unit
     return Msg.from_dict(unit)
-
-
-def _write_whole(path: str | os.PathLike[str], text: bytes) -> None:
-    target = os.path.realpath(path)
-    draft = f"{target}.{secrets.token_hex(8)}.tmp"
-    try:
-        with open(draft, "xb") as file:
-            file.write(text)
-        os.replace(draft, target)
-    except BaseException:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise
 
 
 def _text_of(unit: Unit) -> str:
@@ -444,62 +376,3 @@ def _text_of(unit: Unit) -> str:
     if isinstance(content, str) and content:
         return content
     return orjson.dumps(unit, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-
-
-async def _embedded(text: str, model: EmbeddingModel | None) -> Vector:
-    if model is None:
-        raise RuntimeError(_NO_MODEL)
-    answer = model(text)
-    if inspect.isawaitable(answer):
-        answer = await answer
-    return _as_vector(getattr(answer, "embedding", answer))
-
-
-def _as_vector(value: Any) -> Vector:
-    """Return a list of floats; a list with one vector in it is that vector, as models answer for one text."""
-    try:
-        numbers = list(value)
-        if len(numbers) == 1 and not isinstance(numbers[0], (int, float)):
-            numbers = list(numbers[0])
-        vector = [float(number) for number in numbers]
-    except (TypeError, ValueError):
-        vector = []
-    if not vector or isinstance(value, (str, bytes)) or not all(map(math.isfinite, vector)):
-        raise TypeError(
-            f"An embedding is a list of finite numbers; got {type(value).__name__}: {value!r:.80}"
-        )
-    return vector
-
-
-async def _scores(query: Vector, vectors: list[Vector], metric: Metric) -> list[float]:
-    scores = []
-    for index, vector in enumerate(vectors):
-        if index % SCORES_AT_ONCE == SCORES_AT_ONCE - 1:
-            await asyncio.sleep(0)
-        score = metric(query, vector)
-        if inspect.isawaitable(score):
-            score = await score
-        scores.append(_as_score(getattr(score, "content", score)))
-    return scores
-
-
-def _as_score(value: Any) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if math.isnan(score):
-        raise ValueError(
-            f"The metric must give a number, or an object with one as .content; got {value!r:.80}"
-        )
-    return score
-
-
-async def _together(waits: list[Coroutine[Any, Any, Vector]]) -> list[Vector]:
-    """Return all results, in order; the first failure ends the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(wait) for wait in waits]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]

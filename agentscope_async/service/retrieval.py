@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from .._tasks import finish
 from ..errors import ConfigError
-from ..memory.temporary import EmbeddingModel, cosine
+from ..memory._vectors import EmbeddingModel, cosine
 from ..message import Msg
 from ._marks import marked
 from .response import ServiceResponse

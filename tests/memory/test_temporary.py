@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentscope_async.errors import AgentScopeWarning, MessageError
 from agentscope_async.memory import MemoryBase, TemporaryMemory
-from agentscope_async.memory.temporary import SMALL, cosine
+from agentscope_async.memory._vectors import cosine
+from agentscope_async.memory.temporary import SMALL
 from agentscope_async.message import ImagePart, Msg, TextPart, Tht, serialize
 from agentscope_async.models.base import ModelResponse, ModelWrapperBase
 
@@ -282,7 +283,7 @@ def test_K04_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypa
     def full_disk(draft, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agentscope_async.memory.temporary.os.replace", full_disk)
+    monkeypatch.setattr("agentscope_async.memory._files.os.replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         holding(say()).export(file_path=path)
     assert path.read_text() == "old"
