@@ -47,7 +47,7 @@ _running_loop = asyncio.get_running_loop
 __all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime"]
 
 MAX_UNREAD_EVENTS = 10_000
-_HTTP = f"{__package__}.models._http"  # looked for, not imported: many programs never need it
+_HTTP_POOLS = f"{__package__}.models._http_pools"  # looked for, not imported: many programs never need it
 KILL_WAIT_S = 5.0
 """How long a cancelled handler may take to end before the runtime is left without it."""
 
@@ -257,8 +257,8 @@ class Runtime:
                 await self._keyed.aclose()
             await self._own_services.aclose()
         finally:
-            if self._loop not in _open_in_loop and (http := sys.modules.get(_HTTP)) is not None:
-                await http.close_idle_pools()
+            if self._loop not in _open_in_loop and (pools := sys.modules.get(_HTTP_POOLS)) is not None:
+                await pools.close_idle_pools()
 
     def _leave_loop(self) -> None:
         assert self._loop is not None

@@ -27,7 +27,7 @@ from ._request import HttpFailure, HttpRequest, shown_url
 if TYPE_CHECKING:
     from ..errors import ModelError
     from ..message import Usage
-    from ._http import HttpAnswer
+    from ._http_answer import HttpAnswer
     from .base import ModelResponse
     from .provider import HttpModel
 

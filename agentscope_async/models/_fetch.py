@@ -6,13 +6,17 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from ..errors import ConfigError
-from ._http import Carrier, HttpAnswer
+from ._http import Carrier
 from ._pinned import PinnedNetwork
 from ._request import HttpFailure, HttpRequest, shown_url
 from ._web_address import any_address, is_public, problem_of
+
+if TYPE_CHECKING:
+    from ._http_answer import HttpAnswer
 
 __all__ = ["Fetched", "fetch", "fetch_page"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..message import Speech
     from ._call import Call
     from ._charge import Charge
-    from ._http import HttpAnswer
+    from ._http_answer import HttpAnswer
     from ._sse import ServerEvent
     from .base import ModelResponse
 

@@ -12,7 +12,7 @@ from .. import errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._http import HttpAnswer
+    from ._http_answer import HttpAnswer
 
 __all__ = ["Problem", "head", "plain_text", "read_refusal", "request_id_of", "type_of_status", "unreadable"]
 

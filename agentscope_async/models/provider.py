@@ -24,7 +24,8 @@ from ..message import Speech, Usage
 from ..tokens import count_tokens
 from ._call import Call
 from ._charge import active
-from ._http import MAX_ANSWER_BYTES, Carrier
+from ._http import Carrier
+from ._http_answer import MAX_ANSWER_BYTES
 from ._limits import Limiter, RetryBudget
 from ._problem import request_id_of
 from ._request import HttpRequest, check_url, is_text, with_headers, with_query

@@ -27,7 +27,7 @@ from agentscope_async.errors import (
     ServerError,
 )
 from agentscope_async.models import _limits, _retries
-from agentscope_async.models._http import in_use
+from agentscope_async.models._http_pools import in_use
 from agentscope_async.models.fallback import FallbackModel
 from agentscope_async.models.ollama import OllamaChatWrapper
 from agentscope_async.models.openai import OpenAIChatWrapper

@@ -20,7 +20,7 @@ from agentscope_async.errors import (
     QuotaExhausted,
     RateLimited,
 )
-from agentscope_async.models._http import in_use
+from agentscope_async.models._http_pools import in_use
 from agentscope_async.models.dashscope import DashScopeChatWrapper
 from agentscope_async.models.gemini import GeminiChatWrapper
 from agentscope_async.models.ollama import OllamaChatWrapper, OllamaGenerationWrapper

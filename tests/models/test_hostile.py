@@ -20,7 +20,8 @@ from agentscope_async import AgentStoppedError, DialogAgent, errors
 from agentscope_async.errors import BadRequest, BadResponse, ConfigError, MessageError, ModelError
 from agentscope_async.models import ModelRegistry
 from agentscope_async.models._fetch import fetch
-from agentscope_async.models._http import Carrier, in_use
+from agentscope_async.models._http import Carrier
+from agentscope_async.models._http_pools import in_use
 from agentscope_async.models._request import HttpFailure, HttpRequest
 from agentscope_async.models.gemini import GeminiChatWrapper
 from agentscope_async.models.openai import OpenAIChatWrapper

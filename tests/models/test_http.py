@@ -13,7 +13,8 @@ from recorder import ReplayServer
 from agentscope_async import Runtime
 from agentscope_async.errors import ConfigError
 from agentscope_async.models._fetch import fetch
-from agentscope_async.models._http import Carrier, close_idle_pools, in_use
+from agentscope_async.models._http import Carrier
+from agentscope_async.models._http_pools import close_idle_pools, in_use
 from agentscope_async.models._request import HttpFailure, HttpRequest, check_url
 
 PATH = "/v1/chat/completions"

@@ -377,7 +377,7 @@ def authority(monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
     authority = trustme.CA()
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    monkeypatch.setattr(_http, "_ssl_context", lambda verify: context)
+    monkeypatch.setattr(_http, "ssl_context", lambda verify: context)
     return authority
 
 
