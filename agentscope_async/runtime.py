@@ -533,11 +533,11 @@ class Runtime:
 
     def distribute(self, agent: Any, options: dict[str, Any]) -> Any:
         """Put an agent on another node; see ``AgentBase.to_dist``."""
-        from .node.node import Distribution
+        from .node._distribution import Distribution, distribute
 
         if options["is_launched"] and self.budget is not None:
             self.budget.settings()  # now, where the mistake is, not when the process is started
-        return self.node.distribute(agent, Distribution(**options))
+        return distribute(self.node, agent, Distribution(**options))
 
     def settings_for_children(self) -> dict[str, Any]:
         """Return, as JSON values, what a child process needs to work for the same run."""

@@ -23,6 +23,7 @@ from ..logging import get_logger
 from ..reply import Reply
 from . import _wire
 from ._grammar import is_secret
+from ._operations import hear, operate
 from ._replies import FETCH
 from .events import CannotSend, Refused
 from .failures import failure_of
@@ -154,7 +155,7 @@ class Host:
 
     async def _do(self, ask: Ask) -> Any:
         if ask.to == NODE:
-            return await self._node.operate(ask.op, ask.body, self._bridge)
+            return await operate(self._node, ask.op, ask.body, self._bridge)
         exported = self._node.exports.find(ask.to, self._bridge.caller)
         body = _wire.read_body(ask.body, self._bridge)
         if ask.op == REPLY:
@@ -232,7 +233,7 @@ class Host:
     def _place(self, tell: Tell) -> None:
         try:
             if tell.to == NODE:
-                self._node.hear(tell.op, tell.body, self._bridge)
+                hear(self._node, tell.op, tell.body, self._bridge)
                 self._consume(NODE)
                 return
             exported = self._node.exports.find(tell.to, self._bridge.caller)

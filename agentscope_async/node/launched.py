@@ -18,8 +18,9 @@ from .launcher import STOP_S, ChildProcess, importable_name
 
 if TYPE_CHECKING:
     from ..agents.base import AgentBase
+    from ._addresses import Address
     from .bridge import Bridge
-    from .node import Address, Node
+    from .node import Node
 
 __all__ = ["Child", "Launched", "Spawned"]
 

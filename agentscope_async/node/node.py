@@ -8,25 +8,19 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from .. import _context
 from .._tasks import run_all
 from .._turn import current_turn, open_turn
-from ..errors import (
-    ConfigError,
-    ForbiddenError,
-    MessageError,
-    NodeDown,
-    ReplyExpiredError,
-    RuntimeClosedError,
-)
+from ..errors import ConfigError, MessageError, NodeDown, ReplyExpiredError, RuntimeClosedError
 from ..logging import get_logger
 from ..message import Msg
+from ._addresses import Address, host_and_port, normal_url, split_agent_url
 from ._door import certified_name
-from ._grammar import is_name, is_path, is_secret, is_target
-from ._line import PASSING, Line, Locator
+from ._grammar import is_name, is_target
+from ._line import PASSING, Line
 from ._replies import FETCH, RemoteReply, Replies
 from ._waits import Asked, Waits, in_time
 from ._wire import read_msg
@@ -34,25 +28,23 @@ from .bridge import Bridge
 from .connection import new_token
 from .events import CannotSend
 from .exports import Allowed, Exports
-from .failures import error_of
-from .frames import MAX_HOPS, NODE, Failure, FrameError
-from .launched import Child, Launched, Spawned
+from .frames import NODE, FrameError
 from .link import Link
 from .remote import ByUrl, RemoteAgent
-from .report import AgentReport, NodeReport
+from .report import NodeReport
 from .settings import Settings, new_incarnation
 from .switchboard import Switchboard
 
 if TYPE_CHECKING:
     import ssl as tls
 
-    from ..agents.base import AgentBase
     from ..runtime import Runtime
     from ..watching import Watch
     from ._listener import Listener
     from ._memory import MemoryListener
+    from .launched import Child
 
-__all__ = ["Address", "Distribution", "Node"]
+__all__ = ["Node"]
 
 KILL_WAIT_S = 5.0
 MAX_KEPT_REPLIES = 8192
@@ -62,28 +54,6 @@ KEPT_REPLY_S = 1800.0
 T = TypeVar("T")
 
 
-class Distribution(NamedTuple):
-    """How an agent is to be put on another node; see ``AgentBase.to_dist``."""
-
-    host: str | None
-    port: int
-    is_launched: bool
-    is_local: bool
-    is_lazy: bool
-    kept_replies: int
-    kept_reply_s: float
-    token: str | None
-    beside: Any
-
-
-class Address(NamedTuple):
-    """Where a node is, and what it takes to be let in."""
-
-    url: str
-    token: str | None = None
-    ssl: tls.SSLContext | None = None
-
-
 class Node:
     """This process, as other nodes see it: its name, what it exports, its links to others.
 
@@ -91,6 +61,7 @@ class Node:
         name: told to other nodes; random unless given.
         url: where it listens; None if it does not.
         exports: its agents that others may use.
+        peers: where the nodes are that we know by name.
         replies: results of submissions, kept to be fetched.
         waits: who here waits for whom elsewhere.
         context: what served work runs in: the runtime's own, outside all turns.
@@ -127,7 +98,7 @@ class Node:
         self._listen = listen
         self._token = token
         self._ssl = ssl
-        self._peers = {
+        self.peers = {
             peer: each if isinstance(each, Address) else Address(each) for peer, each in (peers or {}).items()
         }
         self._settings = Settings(self.name, new_incarnation(), window_s=runtime.resume_s)
@@ -180,7 +151,7 @@ class Node:
             )
             self.url = f"mem://{url.netloc}"
             return
-        host, port = _host_and_port(self._listen, self._ssl is not None)
+        host, port = host_and_port(self._listen, self._ssl is not None)
         proof: dict[str, Any] = {"tokens": self._token}
         if self._token is None:
             shows_certificate = self._ssl is not None and self._ssl.verify_mode.name == "CERT_REQUIRED"
@@ -239,38 +210,6 @@ class Node:
         return task
 
     # -- child processes --
-
-    def distribute(self, agent: AgentBase, options: Distribution) -> RemoteAgent:
-        """Return the same agent on another node; see ``AgentBase.to_dist``.
-
-        Raises:
-            ConfigError: the options do not go together, or another process cannot make this agent.
-        """
-        locator: Locator
-        if options.is_launched:
-            locator = launched = Launched(agent, self._child_for(options), self)
-        else:
-            launched = None
-            url = f"ws://{options.host or '127.0.0.1'}:{options.port}"
-            locator = Spawned(agent, self, self.address(url, options.token, None))
-        remote = RemoteAgent(agent.name, self, locator)
-        if launched is not None:
-            launched.end_with(remote)
-        if not options.is_lazy:
-            remote.connect_soon()
-        return remote
-
-    def _child_for(self, options: Distribution) -> Child:
-        if options.beside is None:
-            host = options.host or ("127.0.0.1" if options.is_local else "0.0.0.0")
-            return Child(
-                self, host="127.0.0.1" if host == "localhost" else host, port=options.port,
-                kept_replies=options.kept_replies, kept_reply_s=options.kept_reply_s,
-            )  # fmt: skip
-        located = options.beside.locator if isinstance(options.beside, RemoteAgent) else None
-        if not isinstance(located, Launched):
-            raise ConfigError("beside= is an agent that to_dist() put into a child process.")
-        return located.child
 
     def bootstrap(self) -> dict[str, Any]:
         """Return what every child process needs to be a node of the same run."""
@@ -374,7 +313,7 @@ class Node:
         """Return where a node is, with the token of this node if no other is given."""
         if token is None and isinstance(self._token, str):
             token = self._token
-        return Address(_normal(url), token, ssl)
+        return Address(normal_url(url), token, ssl)
 
     async def bridge_at(self, address: Address) -> Bridge:
         """Return the bridge to the node at an address, connected.
@@ -412,7 +351,7 @@ class Node:
             is_proven = bridge.is_to_child or node not in self.started
             if bridge.peer == node and is_proven and not bridge.is_over:
                 return bridge
-        known = self._peers.get(node)
+        known = self.peers.get(node)
         if known is None:
             return None
         return await self.bridge_at(self.address(known.url, known.token, known.ssl))
@@ -468,63 +407,6 @@ class Node:
             if problem.code in PASSING and not bridge.is_over:
                 bridge.when_room(problem.target, partial(self.take_back, bridge, id))
 
-    async def _give(self, id: str, bridge: Bridge, *, is_here: bool) -> dict[str, Any]:
-        """Return a result, or where it is kept if that is elsewhere: it need not go through this node."""
-        reply = await self.replies.find(id)
-        if isinstance(reply, RemoteReply) and reply.placed is not None and not (is_here or reply.done()):
-            await asyncio.wait([reply.placed])
-            if reply.home is not None and reply.home != self.name:
-                with suppress(CannotSend, FrameError):
-                    self.introduce(reply, bridge)
-                return {"__type": "Reply", "name": reply.name, "node": reply.home, "id": id}
-        return (await reply).to_dict()
-
-    async def operate(self, op: str, body: Any, bridge: Bridge) -> Any:
-        """Do what another node asks of this one itself."""
-        if op == FETCH:
-            return await self._give(_id_in(body), bridge, is_here=body.get("here") is True)
-        if op == "interrupt":
-            return await self._interrupt(body, bridge)
-        if op == "ps":
-            return self.report(bridge.caller).to_dict()
-        raise ForbiddenError(f"There is no operation {op!r} on a node.")
-
-    async def _interrupt(self, body: Any, bridge: Bridge) -> bool:
-        """End the running turn of an agent: asked of the node, so that it need not queue for the agent."""
-        key, x = (body.get("key"), body.get("x")) if type(body) is dict else (None, None)
-        if not is_target(key):
-            raise MessageError("body", "is an object with the key of an agent")
-        reason = None if x is None else Msg.from_dict(x).text
-        return await self.exports.find(key, bridge.caller).agent.interrupt(reason)
-
-    def hear(self, op: str, body: Any, bridge: Bridge) -> None:
-        """Take what another node tells this one itself."""
-        if op == "cancel":
-            self.replies.cancel(_id_in(body))
-        elif op == "returned":
-            self._take_back(body, bridge)
-        elif op == "introduce":
-            self._meet(body, bridge)
-        elif op == "probe":
-            self._probe(body, bridge)
-        else:
-            raise ForbiddenError(f"There is no operation {op!r} on a node.")
-
-    def _take_back(self, body: Any, bridge: Bridge) -> None:
-        """Bury a letter of ours that could not be placed over there."""
-        if type(body) is not dict or type(body.get("to")) is not str or type(body.get("body")) is not dict:
-            raise MessageError("body", "is an object with the letter that comes back")
-        if not bridge.take_back(body["to"]):
-            raise ForbiddenError(f"No letter was sent to {body['to'][:64]!r} that could come back.")
-        failure = Failure(
-            str(body.get("code"))[:64], str(body.get("text"))[:1000], str(body.get("type", ""))[:200]
-        )
-        error = error_of(failure, agent=body["to"], node=bridge.peer)
-        error.add_note(f"Returned by node {bridge.peer}.")
-        x = body["body"].get("x")
-        msg = read_msg(x, bridge) if isinstance(x, dict) and x.get("__type") in ("Msg", "Tht") else x
-        self.runtime.bury(body["to"][:200], msg, "not delivered", error)
-
     def introduce(self, x: Any, bridge: Bridge) -> None:
         """Tell a node that we started where a result is kept that it is about to be given."""
         home = x.home if isinstance(x, RemoteReply) else None
@@ -534,23 +416,6 @@ class Node:
         if (bridge, url) not in self._introduced:
             bridge.tell(NODE, {"node": home, "url": url}, op="introduce")
             self._introduced.add((bridge, url))
-
-    def _probe(self, body: Any, bridge: Bridge) -> None:
-        """Follow a circle of waits of somebody who has no room to ask an agent here."""
-        key, path = (body.get("to"), body.get("path")) if type(body) is dict else (None, None)
-        if not is_target(key) or not path or not is_path(path, MAX_HOPS):
-            raise MessageError("body", "is an object with the key of an agent and a path of names")
-        turn = self.exports.find(key, bridge.caller).agent.mailbox.turn
-        if turn is not None:
-            self.waits.probe_on(turn, tuple(path), is_holder=True)
-
-    def _meet(self, body: Any, bridge: Bridge) -> None:
-        if not self.exports.grant(bridge.caller).is_owner:
-            raise ForbiddenError(f"Node {bridge.peer!r} may not say where others are.")
-        node, url = (body.get("node"), body.get("url")) if type(body) is dict else (None, None)
-        if not is_name(node) or type(url) is not str or not url.startswith(("ws://", "wss://")):
-            raise MessageError("body", "is an object with the name and the URL of a node")
-        self._peers[node] = Address(url, self.family_token)
 
     def watch(self, line: Line, watch: Watch) -> None:
         """Have a watch fire when an agent of another node is gone."""
@@ -565,50 +430,6 @@ class Node:
         else:
             watch.on_end(lambda: bridge.unwatch(id))
 
-    def report(self, node: str) -> NodeReport:
-        """Return who is here that ``node`` may use, and, if that is everybody, who waits for whom."""
-        agents = [AgentReport.of(exported) for exported in self.exports.usable_by(node)]
-        is_all = self.exports.grant(node).agents is None
-        return NodeReport(self.name, agents, self.runtime.graph() if is_all else [])
-
-
-def split_agent_url(url: str) -> tuple[str, str]:
-    """Return the URL of the node and the key of the agent.
-
-    Raises:
-        ConfigError: the URL names no agent.
-    """
-    base, _, key = url.rpartition("/")
-    if "://" not in base or base.endswith(":/") or not is_target(key):
-        raise ConfigError(
-            f"{url!r} is no URL of an agent: that is ws://host:port/key, and a key is 1 to 64 letters, "
-            f"digits, '_', '.' or '-', the first not '_'."
-        )
-    return base, key
-
-
-def _normal(url: str) -> str:
-    """Return one spelling for the same node, which is to have one link."""
-    scheme, mark, rest = url.rstrip("/").partition("://")
-    if rest == "localhost" or rest.startswith("localhost:"):
-        rest = "127.0.0.1" + rest.removeprefix("localhost")
-    return f"{scheme}{mark}{rest}"
-
-
-def _host_and_port(url: str, is_encrypted: bool) -> tuple[str, int]:
-    expected = "wss" if is_encrypted else "ws"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"listen={url!r} is no URL: {error}.") from None
-    if parts.scheme != expected or not parts.hostname or parts.path not in ("", "/"):
-        hint = " (with ssl= it is wss)" if is_encrypted else " (wss needs ssl=)"
-        raise ConfigError(f"listen= is a URL like {expected}://127.0.0.1:12010{hint}, got {url!r}.")
-    if port is None:
-        raise ConfigError(f"listen={url!r} has no port. Give one, or 0 for any that is free.")
-    return parts.hostname, port
-
 
 def _is_of_no_use(dialing: asyncio.Task[Bridge]) -> bool:
     if not dialing.done():
@@ -621,10 +442,3 @@ def _is_of_no_use(dialing: asyncio.Task[Bridge]) -> bool:
 def _note_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()  # whoever wanted to know may be gone by now
-
-
-def _id_in(body: Any) -> str:
-    id = body.get("id") if type(body) is dict else None
-    if not is_secret(id):
-        raise MessageError("id", "is 32 hex digits")
-    return str(id)

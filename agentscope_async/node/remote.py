@@ -25,8 +25,9 @@ from .launched import Launched
 if TYPE_CHECKING:
     from .._letters import Letter
     from ..reply import Reply
+    from ._addresses import Address
     from .bridge import Bridge
-    from .node import Address, Node
+    from .node import Node
 
 __all__ = ["ByUrl", "RemoteAgent"]
 
