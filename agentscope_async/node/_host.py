@@ -14,23 +14,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import _context
-from .._letters import Letter, Mail
 from .._stopping import when_stopped
 from .._turn import current_turn
-from ..agents._mail import POST, Submission, send
 from ..errors import AgentNotFound, AskTimeoutError, ForbiddenError, ReplyExitError
 from ..logging import get_logger
-from ..reply import Reply
 from . import _wire
-from ._grammar import is_secret
-from ._operations import hear, operate
+from ._operations import operate
 from ._replies import FETCH
 from .events import CannotSend, Refused
 from .failures import failure_of
-from .frames import NODE, REPLY, Ask, Cancel, Failure, FrameError, Probe, Spawn, Tell, Unwatch, Watch
+from .frames import NODE, REPLY, Ask, Cancel, Failure, FrameError, Probe, Spawn, Unwatch, Watch
 
 if TYPE_CHECKING:
-    from ..agents.base import AgentBase
     from ..message import Msg, Speech
     from .bridge import Bridge
     from .exports import Exported
@@ -51,7 +46,6 @@ class Host:
         self._served: dict[int, asyncio.Task[None]] = {}  # by the id of the ask, until its answer is sent
         self._unwanted: set[int] = set()  # cancelled before their task began
         self._turns: dict[int, Any] = {}  # of asks made from within a turn
-        self._told: dict[tuple[str, str], _Told] = {}
         self._watched: dict[int, list[Any]] = {}
 
     @property
@@ -68,7 +62,7 @@ class Host:
         # A result may be waited for as long as it takes; that is not to hold up other requests.
         is_consumed = ask.to == NODE and ask.op == FETCH and len(self._served) < MAX_WAITING
         if is_consumed:
-            self._consume(NODE)
+            self.consume(NODE)
         work = self._serve(ask, due, is_consumed=is_consumed)
         # The name is given so that none is made up for each.
         task = self._loop.create_task(work, name=ask.to, context=self._node.context.copy())
@@ -83,7 +77,7 @@ class Host:
             self._answer_soon(request.id, error)
         else:
             self._answer_soon(request.id, {"key": exported.key})
-        self._consume(NODE)
+        self.consume(NODE)
 
     def _answer_soon(self, id: int, outcome: Any) -> None:
         async def answer() -> None:
@@ -217,82 +211,13 @@ class Host:
         """Export an agent no longer."""
         self._node.exports.remove_if(exported)
 
-    def _consume(self, target: str) -> None:
+    def consume(self, target: str) -> None:
+        """Tell the other node that there is room for one more to this agent."""
         if not self._bridge.is_attached:  # a frame right behind the welcome
-            self._loop.call_soon(self._consume, target)
+            self._loop.call_soon(self.consume, target)
             return
         self._bridge.link.session.consumed(target)
         self._bridge.link.flush()
-
-    # -- letters --
-
-    def take(self, tell: Tell) -> None:
-        """Place a letter, after the asks that came before it."""
-        self._loop.call_soon(self._place, tell, context=self._node.context.copy())
-
-    def _place(self, tell: Tell) -> None:
-        try:
-            if tell.to == NODE:
-                hear(self._node, tell.op, tell.body, self._bridge)
-                self._consume(NODE)
-                return
-            exported = self._node.exports.find(tell.to, self._bridge.caller)
-            body = _wire.read_body(tell.body, self._bridge)
-            if tell.op == "submit":
-                self._submit(exported, body)
-                return
-            letter = Mail(exported.agent, body.x, self._told_for(tell, body.trace), self._node.runtime)
-            send(exported.agent.mailbox, letter, self._node.runtime)
-        except Exception as error:
-            self._consume(tell.to)
-            self._return(tell, error)
-
-    def _told_for(self, tell: Tell, trace: str | None) -> _Told:
-        told = self._told.get((tell.to, tell.op))
-        if told is None:
-            if tell.op not in (REPLY, "observe"):
-                raise ForbiddenError(f"There is no operation {tell.op!r} on an agent.")
-            told = _Told(partial(self._consume, tell.to), is_heard_only=tell.op == "observe")
-            self._told[tell.to, tell.op] = told
-        return told if trace is None else told.traced(trace)
-
-    def _submit(self, exported: Exported, body: _wire.Body) -> None:
-        """Let an agent work on a message, and keep the result for whoever asks for it."""
-        consume = partial(self._consume, exported.key)
-        try:
-            reply = self._submitted(exported.agent, body)
-        except Exception as error:
-            self._node.replies.keep_error(body.reply_id, exported.agent.name, error)
-            consume()
-            return
-        self._node.replies.keep(body.reply_id, reply)
-        reply._future.add_done_callback(lambda future: consume())
-
-    def _submitted(self, agent: AgentBase, body: _wire.Body) -> Reply:
-        errand = _Submitted(body.kwargs, body.trace)
-        letter = Mail(agent, body.x, errand, self._node.runtime)
-        errand.reply = Reply(agent.name, agent.mailbox, letter)
-        send(agent.mailbox, letter, self._node.runtime)
-        return errand.reply
-
-    def _return(self, tell: Tell, error: Exception) -> None:
-        """Tell the sender of a letter that it could not be placed; here it is only logged."""
-        failure = failure_of(error, with_traceback=False)
-        get_logger().warning(
-            "letter_returned", node=self._bridge.peer, agent=tell.to, error=failure.text[:200]
-        )
-        if tell.op == "submit" and isinstance(tell.body, dict) and is_secret(tell.body.get("rid")):
-            self._node.replies.keep_error(tell.body["rid"], tell.to, error)
-            return
-        if tell.to == NODE:
-            return
-        body = {"to": tell.to, "body": tell.body, "code": failure.code, "text": failure.text[:1000]}
-        try:
-            self._bridge.tell(NODE, body, op="returned")
-        except (CannotSend, FrameError):
-            # Only what it was, not the letter: it is another node's, which could fill our memory with such.
-            lost = f"a letter from node {self._bridge.peer!r} that could not be returned"
-            self._node.bury(tell.to, lost, "not returned", error.with_traceback(None))
 
     # -- the rest --
 
@@ -362,61 +287,6 @@ def _is_being_closed(task: asyncio.Task[None]) -> bool:
         return asyncio.current_task() is not task
     except RuntimeError:
         return True
-
-
-class _Told:
-    """What a letter from another node asks for: to be handled, and counted as consumed at the end."""
-
-    __slots__ = ("is_heard_only", "_consume", "_trace")
-
-    def __init__(self, consume: Callable[[], None], *, is_heard_only: bool, trace: str | None = None) -> None:
-        self._consume = consume
-        self.is_heard_only = is_heard_only
-        self._trace = trace
-
-    def traced(self, trace: str) -> _Told:
-        return _Told(self._consume, is_heard_only=self.is_heard_only, trace=trace)
-
-    async def run(self, letter: Letter) -> Any:
-        agent: Any = letter.agent
-        act = agent.observe if self.is_heard_only else None
-        if self._trace is None:
-            return await agent._take_turn(act, letter.msg, None, None, letter)
-        token = _context.join_trace(self._trace)  # its task works for the letters of many senders
-        try:
-            return await agent._take_turn(act, letter.msg, None, None, letter)
-        finally:
-            _context.trace_id.reset(token)
-
-    def succeed(self, letter: Letter, result: Any) -> None:
-        self._consume()
-
-    def fail(self, letter: Letter, error: Exception, attempt: int) -> bool:
-        if POST.fail(letter, error, attempt):
-            return True
-        self._consume()
-        return False
-
-    def give_up(self, letter: Letter, error: Exception, reason: str) -> None:
-        POST.give_up(letter, error, reason)
-        self._consume()
-
-
-class _Submitted(Submission):
-    """What a submission from another node asks for, under the trace it came with."""
-
-    __slots__ = ("_trace",)
-
-    def __init__(self, kwargs: dict[str, Any], trace: str | None) -> None:
-        super().__init__(kwargs)
-        self._trace = trace
-
-    async def run(self, letter: Letter) -> Any:
-        token = _context.join_trace(self._trace)  # its task works for the letters of many senders
-        try:
-            return await super().run(letter)
-        finally:
-            _context.trace_id.reset(token)
 
 
 class _Listener:

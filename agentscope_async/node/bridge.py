@@ -1,7 +1,7 @@
 """The bridge between the mailboxes of two nodes: what goes over one link, both ways.
 
 This half asks, tells and watches agents of the other node. What the other node asks of ours is
-served by the other half, ``_host``. Both are driven by the events of the link's session.
+served by the other half, ``_host`` and ``_letters``. Both are driven by the events of the link's session.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..errors import NodeDown
 from ..events import LinkChanged
 from ..logging import get_logger
 from ._host import Host
+from ._letters import Letters
 from ._replies import RemoteReply
 from ._waits import PROBE_EVERY_S, Asked
 from ._wire import names_file
@@ -59,6 +60,7 @@ class Bridge:
         self.node = node
         self.asks: dict[int, Asked] = {}
         self._host = Host(self)
+        self._letters = Letters(self, self._host.consume)
         self._loop = asyncio.get_running_loop()
         self._room: dict[str | int | None, list[Callable[[], None]]] = {}
         self._watches: dict[int, Callable[[str], None]] = {}
@@ -215,7 +217,7 @@ class Bridge:
         elif kind is Reply:
             self._take_reply(event)  # type: ignore[arg-type]
         elif kind is Tell:
-            self._host.take(event)  # type: ignore[arg-type]
+            self._letters.take(event)  # type: ignore[arg-type]
         elif self.is_attached:
             _TAKERS[kind](self, event)
         else:  # it came right behind the welcome, before whoever dialed could attach the link
