@@ -16,7 +16,8 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from ..errors import ConfigError, ConnectFailed
-from ._ws import QUIET, ClientWire, WebSocket
+from ._ws import WebSocket
+from ._ws_protocol import QUIET, ClientWire
 from .connection import NO_TOKEN, SUBPROTOCOL, Limits, addresses_of, shown
 
 if TYPE_CHECKING:

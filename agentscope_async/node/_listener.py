@@ -14,7 +14,8 @@ from websockets.typing import Subprotocol
 
 from .._sockets import listening_socket
 from ._door import Door, Refusal
-from ._ws import QUIET, ServerWire, WebSocket, half_close
+from ._ws import WebSocket, half_close
+from ._ws_protocol import QUIET, ServerWire
 from .connection import SUBPROTOCOL, Limits, OnConnection
 
 if TYPE_CHECKING:
