@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO, overload
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO, overload
 from . import _context
 from ._dead_letters import DeadLetter, DeadLetters
 from ._deadlock import current_waits
+from ._event_reader import EventReader
 from ._hosting import Hosting, OnFatal
 from ._rundir import RunDirectory
 from ._services import RunServices
@@ -46,7 +46,6 @@ _running_loop = asyncio.get_running_loop
 
 __all__ = ["DeadLetter", "DeadLetters", "Runtime", "current_runtime"]
 
-MAX_UNREAD_EVENTS = 10_000
 _HTTP_POOLS = f"{__package__}.models._http_pools"  # looked for, not imported: many programs never need it
 KILL_WAIT_S = 5.0
 """How long a cancelled handler may take to end before the runtime is left without it."""
@@ -153,7 +152,7 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[asyncio.Task[None], Callable[[], None]] = {}
         self._mailboxes: set[Mailbox] = set()  # those that may hold letters of ours
-        self._readers: list[_EventReader] = []
+        self._readers: list[EventReader] = []
         self._hosting = Hosting(self)
         self._watches: set[Watch] = set()
         self._keyed: Registries | None = None
@@ -348,14 +347,14 @@ class Runtime:
 
         A reader that falls 10,000 events behind loses the oldest; how many is logged.
         """
-        reader = _EventReader()
+        reader = EventReader()
         if self._is_closed:
             reader.close()
         self._readers.append(reader)
         self._attend()
         return self._read(reader)
 
-    async def _read(self, reader: _EventReader) -> AsyncIterator[Event]:
+    async def _read(self, reader: EventReader) -> AsyncIterator[Event]:
         try:
             while (event := await reader.next()) is not None:
                 yield event
@@ -746,35 +745,6 @@ class Runtime:
             get_logger().error(
                 "task_failed", task=task.get_name(), error=brief(task.exception() or AssertionError())
             )
-
-
-class _EventReader:
-    """The unread events of one reader."""
-
-    def __init__(self) -> None:
-        self._events: deque[Event | None] = deque()
-        self._wake = asyncio.Event()
-        self._lost = 0
-
-    def put(self, event: Event) -> None:
-        if len(self._events) >= MAX_UNREAD_EVENTS:
-            self._events.popleft()
-            self._lost += 1
-        self._events.append(event)
-        self._wake.set()
-
-    def close(self) -> None:
-        self._events.append(None)
-        self._wake.set()
-
-    async def next(self) -> Event | None:
-        while not self._events:
-            self._wake.clear()
-            await self._wake.wait()
-        if self._lost:
-            get_logger().warning("events_lost", count=self._lost)
-            self._lost = 0
-        return self._events.popleft()
 
 
 _open_in_loop: dict[asyncio.AbstractEventLoop, list[Runtime]] = {}

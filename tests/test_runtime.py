@@ -31,6 +31,7 @@ from agentscope_async import (
     ScriptedModel,
     UserAgent,
     __version__,
+    _event_reader,
     current_runtime,
     init,
     logging as chat_logging,
@@ -902,7 +903,7 @@ async def test_a_reader_that_leaves_is_not_kept():
 
 
 async def test_a_reader_far_behind_loses_the_oldest_and_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(runtime_module, "MAX_UNREAD_EVENTS", 4)
+    monkeypatch.setattr(_event_reader, "MAX_UNREAD_EVENTS", 4)
     async with Runtime() as rt:
         events = rt.events()
         first = asyncio.create_task(anext(events))
