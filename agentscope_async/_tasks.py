@@ -1,4 +1,4 @@
-"""Several coroutines at once, none of them left behind."""
+"""Tasks that are waited for to their end: several at once, or one that must not be left half-way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Awaitable, Coroutine, Iterable
 
 T = TypeVar("T")
 
@@ -46,6 +46,36 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
         running = [task for task in running if not task.done()]
     if cancelled is not None:
         raise cancelled
+
+
+async def until_ended(task: asyncio.Future[Any]) -> None:
+    """Return when the task has ended, whatever came of it; a cancellation of ours is raised only then.
+
+    For what ends by itself, and soon.
+    """
+    from anyio import CancelScope  # within a scope of anyio's, a cancellation would come again each moment
+
+    cancelled: asyncio.CancelledError | None = None
+    with CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if not task.cancelled():
+        task.exception()  # tells asyncio that it did not go unnoticed
+    if cancelled is not None:
+        raise cancelled
+
+
+async def see_through(work: Awaitable[T]) -> T:
+    """Run ``work`` to its end, also when we are cancelled meanwhile, and only then let that go on.
+
+    For what ends by itself, and soon, and must not be left half-way.
+    """
+    task = asyncio.ensure_future(work)
+    await until_ended(task)
+    return task.result()
 
 
 async def finish(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .._settings import json_copy
+from .._tasks import see_through
 from ..errors import AgentScopeWarning, ConfigError
 
 if TYPE_CHECKING:
@@ -158,15 +159,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):
             process.kill()
     _close_pipe(process)
-    ended = asyncio.ensure_future(process.wait())
-    cancelled: asyncio.CancelledError | None = None
-    while not ended.done():
-        try:
-            await asyncio.wait([ended])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
+    await see_through(process.wait())
 
 
 def _close_pipe(process: asyncio.subprocess.Process) -> None:

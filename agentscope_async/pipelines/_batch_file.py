@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
@@ -14,11 +13,9 @@ from ..message import Msg, Usage
 from .debate import DebateResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["BatchFile", "see_through"]
-
-T = TypeVar("T")
+__all__ = ["BatchFile"]
 
 LINE_START = b'{"index":'
 TERMS = ("id", "topic", "rounds", "seed")
@@ -144,21 +141,3 @@ def _line(result: DebateResult, terms: Mapping[str, Any]) -> bytes:
         "seconds": result.seconds,
     }
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-
-
-async def see_through(work: Callable[..., T], *args: Any) -> T:
-    """Run blocking work in a thread and return when it is over, also when cancelled meanwhile.
-
-    A thread cannot be stopped; left alone it would write to a file that is being closed.
-    """
-    task = asyncio.create_task(asyncio.to_thread(work, *args))
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    error_there = task.exception()
-    if cancelled is not None:
-        raise cancelled from error_there
-    return task.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Sized
@@ -9,17 +10,16 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from .._tasks import finish
+from .._tasks import finish, see_through
 from ..agents.base import AgentBase
 from ..message import Usage
-from ._batch_file import BatchFile, see_through
+from ._batch_file import BatchFile
 from ._crowd import Crowd, check_limit
 from ._operators import name_of
 from .debate import DebateResult, Table, check_terms, total_usage
 from .fanout import error_of
 
 if TYPE_CHECKING:
-    import asyncio
     import os
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
     from types import TracebackType
@@ -194,7 +194,7 @@ async def _results(
     to_hold = planned
     try:
         if file is not None:
-            await see_through(file.open)
+            await see_through(asyncio.to_thread(file.open))
             to_hold = itertools.chain(_left_out(planned, file), planned)
             for index in list(file.finished):
                 result = file.take(index)
@@ -258,7 +258,7 @@ async def _keep(
         if not task.cancelled() and task.exception() is None
     ]
     if file is not None and whole:
-        await see_through(file.append, whole)
+        await see_through(asyncio.to_thread(file.append, whole))
     return [result for result, _ in whole]
 
 

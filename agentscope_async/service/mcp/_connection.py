@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from ..._tasks import until_ended
 from ...logging import brief, get_logger
-from ._owned import until_ended
 from .errors import MCPServerError, MCPServerGone
 
 if TYPE_CHECKING:

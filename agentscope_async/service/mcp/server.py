@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..._sockets import listening_socket
+from ..._tasks import until_ended
 from ...errors import ConfigError
 from ...message import Msg, ToolCallPart
 from ..response import ServiceResponse
 from ..toolkit import Toolkit
-from ._owned import until_ended
 from ._results import result_of
 from .client import _require_mcp
 
