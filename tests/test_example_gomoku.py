@@ -7,7 +7,7 @@ import sys
 import pytest
 from run_examples import EXAMPLES, load, run
 
-from agentscope_async import Msg, ScriptedModel
+from agentscope_async import FunctionModel, Msg, ScriptedModel
 
 
 @pytest.fixture
@@ -95,6 +95,31 @@ async def test_p09_thoughts_stay_with_who_thinks_them(gomoku):
     assert "I put a stone on A1." in heard
     assert not any("secret A1" in text or "secret C1" in text for text in heard)
     assert any("secret A1" in msg.text for msg in alice.memory.get_memory())
+
+
+async def test_p09_player_is_shown_the_position_of_now_and_only_free_points(gomoku):
+    asked = []
+
+    def answer(messages, response_format, **_):
+        points = response_format.model_json_schema()["properties"]["move"]["enum"]
+        asked.append((str(messages), points))
+        return {"thought": "the first", "move": points[0]}
+
+    _, board, (alice, _) = await played(gomoku, FunctionModel(answer), FunctionModel(answer), max_moves=4)
+    assert [points[0] for _, points in asked] == ["A1", "B1", "C1", "D1"]
+    assert [len(points) for _, points in asked] == [225, 224, 223, 222]
+    assert [text.count(" A B C D ") for text, _ in asked] == [1, 1, 1, 1]
+    assert " 1 o x o . ." in asked[-1][0]
+    assert " 1 . . ." not in str([dict(msg) for msg in alice.memory.get_memory()])
+    assert board.points[0][:5] == ["o", "x", "o", "x", "."]
+
+
+def test_p09_command_says_who_thinks(tmp_path):
+    lines = run(tmp_path, "game_gomoku", "--model", "fake:echo", "--max-moves", "2")
+    assert [line for line in lines if line.startswith("Move")] == [
+        "Move 1 of 2: Alice thinks ...",
+        "Move 2 of 2: Bob thinks ...",
+    ]
 
 
 async def test_p09_picture_shows_white_stones_for_o_and_black_ones_for_x(gomoku, tmp_path):

@@ -64,7 +64,16 @@ class Board(AgentBase):
         return any(run(y, x) + run(-y, -x) + 1 >= IN_A_ROW for y, x in DIRECTIONS)
 
     def is_full(self) -> bool:
-        return all(EMPTY not in row for row in self.points)
+        return not self.free()
+
+    def free(self) -> list[str]:
+        """Return the free points, like "H8", row by row."""
+        return [
+            f"{COLUMNS[column]}{number}"
+            for number, row in enumerate(self.points, 1)
+            for column, stone in enumerate(row)
+            if stone == EMPTY
+        ]
 
     def text(self) -> str:
         rows = [f"{number:>2} {' '.join(row)}" for number, row in enumerate(self.points, 1)]

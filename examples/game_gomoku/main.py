@@ -11,19 +11,20 @@ import asyncio
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from board import SIZE, STONES, Board, IllegalMove
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from agentscope_async import BadResponse, DialogAgent, ModelResponse, Msg, Runtime, msghub
 
 MAX_MOVES = 10
 MAX_ATTEMPTS = 3
+NEWEST = 4  # messages: a player needs the position, and hardly what was said before
 RULES = """\
 You are {name} and play Gomoku on a board of 15 x 15 points, columns A to O, rows 1 to 15. Your stones are \
 {stone}. Five of them in a row, a column or a diagonal win. Think, then name a free point near the others."""
-# Lively: else the bundled model names one point again and again.
+# Lively: else the bundled model fills a column from its first point.
 SMALL = {
     "config_name": "small",
     "model_type": "local",
@@ -35,21 +36,31 @@ SMALL = {
 class Move(BaseModel):
     """What a player answers."""
 
-    thought: str = Field(max_length=120)
+    thought: str = Field(max_length=80)
     move: str = Field(pattern="^[A-O]([1-9]|1[0-5])$", description="a free point, like H8")
 
 
+def move_to_one_of(points: list[str]) -> type[BaseModel]:
+    """Return the form of a move to one of these: a model that is held to it names no other."""
+    one: Any = Literal[tuple(points)]
+    return create_model("Move", __base__=Move, move=(one, Field(description="a free point")))
+
+
 class Player(DialogAgent):
-    """Remembers its thought with its move, and shows only the move."""
+    """Remembers its thought with its move, and shows only the move.
+
+    It is shown the position as it is now (``x.position``, with ``x.free`` points) and remembers no
+    older one: they take most of the time to read, and mislead.
+    """
 
     async def reply(self, x: Any = None) -> Msg:
         assert self.memory is not None
-        self.memory.add(x)
-        system = Msg("system", self.sys_prompt, "system")
-        newest = self.memory.get_memory()[-4:]  # old positions would only mislead
-        prompt = self.model.format(system, newest, me=self.name)
+        self.memory.add(x.replace(position=None, free=None))
+        system = Msg("system", f"{self.sys_prompt}\n{x.position}", "system")
+        prompt = self.model.format(system, self.memory.get_memory()[-NEWEST:], me=self.name)
+        form = move_to_one_of(x.free)
         try:
-            response = await self.model(prompt, parse_func=read_move, response_format=Move)
+            response = await self.model(prompt, parse_func=read_move, response_format=form)
         except BadResponse:  # three times nothing to be read as a move; the board will refuse it
             return Msg(self.name, "I put a stone on no point.", "assistant", move="")
         self.memory.add(Msg(self.name, response.text, "assistant"))
@@ -62,9 +73,10 @@ def read_move(response: ModelResponse) -> ModelResponse:
 
 async def play(alice: Player, bob: Player, board: Board, max_moves: int = MAX_MOVES) -> str | None:
     """Play until somebody has won, the board is full or the moves are over; returns the winner's name."""
-    async with msghub([alice, bob], announcement=f"The game begins.\n{board.text()}"):
+    async with msghub([alice, bob], announcement="The game begins."):
         for number in range(max_moves):
             player = (alice, bob)[number % 2]
+            print(f"Move {number + 1} of {max_moves}: {player.name} thinks ...", flush=True)
             position = await put_stone(player, board)
             if position is None:
                 say(Msg("Host", f"{player.name} has named no free point and loses the turn.", "user"))
@@ -77,9 +89,9 @@ async def play(alice: Player, bob: Player, board: Board, max_moves: int = MAX_MO
 
 async def put_stone(player: Player, board: Board) -> Msg | None:
     """Ask the player until a move is legal, three times at most; returns the position then."""
-    question = Msg("Host", f"It is your turn, {player.name}.\n{board.text()}", "user")
+    question = Msg("Host", f"It is your turn, {player.name}.", "user")
     for _ in range(MAX_ATTEMPTS):
-        move = await player(question)
+        move = await player(question.replace(position=board.text(), free=board.free()))
         say(move)
         try:
             position = await board(move)
