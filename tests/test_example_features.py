@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import importlib.util
+import io
 import re
 import signal
+import sys
 
 import pexpect
 import pytest
@@ -47,13 +51,14 @@ async def test_sentence_that_cannot_be_read_stands_in_its_place_as_a_failure():
     bad, good = await module.read_all(["bad", "good"], FunctionModel(answer))
     assert isinstance(bad, AgentFailure)
     assert good.what == "Football"
-    assert module.row(bad) == "(not read: BadResponse)"
+    assert module.row(bad) == "(not read: hour: Input should be less than or equal to 23)"
 
 
 def test_structured_output_takes_other_sentences_from_a_file(tmp_path):
     (tmp_path / "script").write_text("one\ntwo\n")
     lines = run(tmp_path, "structured_output", "--model", "fake:echo", "--script", "script")
-    assert lines == ["one", "    (not read: BadResponse)", "two", "    (not read: BadResponse)"]
+    reason = "    (not read: Invalid JSON: expected value at line 1 column 1)"
+    assert lines == ["one", reason, "two", reason]
 
 
 # -- streaming_cli --
@@ -119,6 +124,23 @@ async def test_crowd_s_average_falls_by_a_third_each_round(capsys):
     assert averages == pytest.approx([32.9, 21.6, 14.2], abs=0.8)
     assert [agent.guess for agent in agents] == guesses[-1]
     assert capsys.readouterr().out.count("Round ") == 3
+
+
+async def test_progress_says_how_many_have_guessed(monkeypatch):
+    told = asyncio.Event()
+
+    class Terminal(io.StringIO):
+        def flush(self):
+            told.set()
+
+    module = load("million_agents")
+    monkeypatch.setattr(module, "TELL_EVERY_S", 0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    early = asyncio.ensure_future(asyncio.sleep(0, "a"))
+    late = asyncio.ensure_future(told.wait())
+    await early
+    assert await module.all_told([early, late]) == ["a", True]
+    assert terminal.getvalue().startswith("1 of 2 have guessed\n")
 
 
 def test_bars_count_everybody():

@@ -17,6 +17,13 @@ from typing import Any
 from agentscope_async import DialogAgent, Msg, Runtime, UserAgent
 
 PERSONA = "You are a friendly assistant. Greet the user, and answer in one or two short sentences."
+# Short answers: this model does not know when it has said enough.
+SMALL = {
+    "config_name": "small",
+    "model_type": "local",
+    "model_name": "smollm2",
+    "generate_args": {"max_tokens": 64, "temperature": 0.4, "stop": ["\n"]},
+}
 
 
 async def converse(model: Any, source: AsyncIterator[str] | None = None) -> None:
@@ -31,7 +38,7 @@ async def converse(model: Any, source: AsyncIterator[str] | None = None) -> None
 
 
 async def main(options: argparse.Namespace) -> None:
-    async with Runtime(model_configs=options.model_configs):
+    async with Runtime(model_configs=options.model_configs or SMALL):
         with contextlib.suppress(EOFError):  # the end of the input ends the talk, too
             await converse(options.model, source_of(options.script))
 
@@ -51,7 +58,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="local:smollm2")
+    parser.add_argument("--model", default=SMALL["config_name"])
     parser.add_argument("--model-configs", metavar="FILE.json", help="what --model may name")
     parser.add_argument("--script", metavar="FILE", type=Path, help="your lines, in place of the terminal")
     try:

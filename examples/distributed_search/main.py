@@ -1,6 +1,7 @@
 """Ask a question: one agent finds pages for it, others read a page each, all at the same time.
 
 python examples/distributed_search/main.py --use-dist                      # a process for each reader
+python examples/distributed_search/main.py --use-dist --model slow         # a fake that waits like a server
 python examples/distributed_search/main.py --use-dist --model fake:echo    # no model at all
 python examples/distributed_search/main.py                                 # one process, page after page
 """
@@ -22,6 +23,8 @@ from agentscope_async import AgentBase, DialogAgent, Msg, NodeDown, Runtime, Use
 
 PAGES = json.loads(Path(__file__).with_name("pages.json").read_text())
 KEYWORDS = "Name up to five keywords to search for, and nothing else."
+# Most models are asked over a network, and keep whoever asks waiting and not busy.
+SLOW = {"config_name": "slow", "model_type": "fake_echo", "delay_s": 2.0}
 ANSWER = "You read a page and answer a question about it in one short sentence."
 
 
@@ -51,7 +54,7 @@ def words_of(text: str) -> set[str]:
 
 async def main(options: argparse.Namespace) -> None:
     """Answer questions until one ends with "exit"."""
-    async with Runtime(model_configs=options.model_configs):
+    async with Runtime(model_configs=options.model_configs or SLOW):
         searcher = Searcher("Searcher", model=options.model)
         searcher.max_pages = options.num_workers
         readers: list[Any] = [
@@ -75,6 +78,8 @@ async def answer(question: Msg, searcher: Searcher, readers: list[Any], *, at_on
         (reader, page["title"], f"Page: {page['text']}\n\nAnswer in one sentence: {question.text}")
         for reader, page in zip(readers, found.pages, strict=False)
     ]
+    how = "at once" if at_once else "one after another"
+    print(f"({len(tasks)} pages are read, {how} ...)", file=sys.stderr, flush=True)
     replies = [reader.submit(task) for reader, _, task in tasks] if at_once else []
     for index, (reader, title, task) in enumerate(tasks):
         said = await (replies[index] if at_once else reader(task))

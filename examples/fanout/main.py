@@ -5,6 +5,7 @@ python examples/fanout/main.py
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 
 from agentscope_async import (
@@ -52,4 +53,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     asyncio.run(main())

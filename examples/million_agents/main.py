@@ -2,7 +2,7 @@
 
 python examples/million_agents/main.py --agents 10000
 python examples/million_agents/main.py --picture histogram.png
-python examples/million_agents/main.py --agents 8 --model local:smollm2    # a model that reads the question
+python examples/million_agents/main.py --agents 8 --model small    # the bundled model reads the question
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ RULES = "Everybody names a number from 0 to 100. Who is nearest to two thirds of
 MODEL_DELAY_S = 1.0
 LEVELS, SHARES = (0, 1, 2, 3), (25, 40, 25, 10)  # how far people think ahead, and how many of a hundred do
 BINS, BAR_CHARS = 20, 60
+TELL_EVERY_S = 5.0
 GC_THRESHOLDS = (100_000_000, 50, 1000)
+# A number is wanted, and this model would go on to explain it.
+SMALL = {
+    "config_name": "small",
+    "model_type": "local",
+    "model_name": "smollm2",
+    "generate_args": {"max_tokens": 24},
+}
 
 
 class Guesser(AgentBase):
@@ -73,13 +81,29 @@ async def play(agents: Sequence[Guesser], rounds: int) -> list[list[float]]:
     for number in range(1, rounds + 1):
         began_at = time.monotonic()
         question = Msg("host", f"{RULES} In the last round the average was {average:.2f}", "user")
-        answers = await asyncio.gather(*(agent(question) for agent in agents))
+        answers = await all_told([asyncio.ensure_future(agent(question)) for agent in agents])
         guesses.append([answer.content for answer in answers])
         average = sum(guesses[-1]) / len(agents)
         aim, took_s = average * 2 / 3, time.monotonic() - began_at
         print(f"\nRound {number}: average {average:.2f}, two thirds of it {aim:.2f} ({took_s:.1f} s)")
         print(bars(guesses[-1]), flush=True)
     return guesses
+
+
+async def all_told(turns: Sequence[asyncio.Future[Msg]]) -> list[Msg]:
+    """Return all answers; meanwhile say now and then how many there are."""
+    teller = asyncio.create_task(tell(turns))
+    try:
+        return await asyncio.gather(*turns)
+    finally:
+        teller.cancel()
+
+
+async def tell(turns: Sequence[asyncio.Future[Msg]]) -> None:
+    while True:
+        await asyncio.sleep(TELL_EVERY_S)
+        count = sum(turn.done() for turn in turns)
+        print(f"{count:,} of {len(turns):,} have guessed", file=sys.stderr, flush=True)
 
 
 def bars(guesses: Sequence[float]) -> str:
@@ -114,7 +138,7 @@ def draw(guesses: Sequence[Sequence[float]], path: Path) -> None:
 
 
 async def main(options: argparse.Namespace) -> None:
-    async with Runtime(model_configs=options.model_configs):
+    async with Runtime(model_configs=options.model_configs or SMALL):
         began_at = time.monotonic()
         model = crowd(options.seed) if options.model == "crowd" else options.model
         agents = [Guesser(f"agent{number}", model) for number in range(options.agents)]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from agentscope_async import AgentFailure, DialogAgent, Runtime
 
@@ -22,6 +22,13 @@ SENTENCES = (
     "Football on Sunday at 15 in the park.",
     "The choir sings in the church on Wednesday at 20.",
 )
+# The likeliest words: else this model makes up weekdays.
+SMALL = {
+    "config_name": "small",
+    "model_type": "local",
+    "model_name": "smollm2",
+    "generate_args": {"max_tokens": 120, "temperature": 0},
+}
 READER = "You read about an event and say what it is, on which weekday, at which hour, and where."
 
 
@@ -50,13 +57,21 @@ async def read_all(sentences: Sequence[str], model: Any) -> list[Event | AgentFa
 
 def row(event: Event | AgentFailure) -> str:
     if isinstance(event, AgentFailure):
-        return f"(not read: {type(event.error).__name__})"
+        return f"(not read: {reason(event.error)})"
     return f"{event.weekday:<10} {event.hour:>2} h  {event.where:<30} {event.what}"
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words why an answer is no event: its first fault."""
+    if not isinstance(error.__cause__, ValidationError):
+        return str(error)
+    fault = error.__cause__.errors()[0]
+    return ": ".join([*map(str, fault["loc"]), fault["msg"]])
 
 
 async def main(options: argparse.Namespace) -> None:
     sentences = options.script.read_text().splitlines() if options.script else SENTENCES
-    async with Runtime(model_configs=options.model_configs):
+    async with Runtime(model_configs=options.model_configs or SMALL):
         for sentence, event in zip(sentences, await read_all(sentences, options.model), strict=True):
             print(f"{sentence}\n    {row(event)}")
 
@@ -66,7 +81,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--script", metavar="FILE", type=Path, help="other sentences, one a line")
-    parser.add_argument("--model", default="local:smollm2")
+    parser.add_argument("--model", default=SMALL["config_name"])
     parser.add_argument("--model-configs", metavar="FILE.json", help="what --model may name")
     try:
         asyncio.run(main(parser.parse_args()))
