@@ -86,6 +86,35 @@ def test_ctrl_c_at_the_user_s_turn_ends_a_talk(tmp_path, name):
     assert terminal.exitstatus == 130
 
 
+def without(package, cwd):
+    """Return an environment in which a package is not installed."""
+    (cwd / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
+    return {"PYTHONPATH": str(cwd)}
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "command"),
+    [
+        ("conversation_with_langchain", "langchain_core", "pip install langchain-core"),
+        ("conversation_with_rag_agents", "sqlite_vec", "pip install -e '.[knowledge]'"),
+        ("conversation_with_react_agent", "docstring_parser", "pip install -e '.[tools]'"),
+        ("fastapi_service", "uvicorn", "pip install -e '.[web]'"),
+    ],
+)
+def test_p04_command_without_its_package_says_in_a_line_how_to_get_it(tmp_path, name, package, command):
+    [line] = run(tmp_path, name, code=1, **without(package, tmp_path))
+    assert line.startswith("This example needs ")
+    assert line.endswith(f": {command}")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("conversation_with_rag_agents", "sqlite_vec"), ("conversation_with_react_agent", "docstring_parser")],
+)
+def test_help_needs_no_extra(tmp_path, name, package):
+    assert run(tmp_path, name, "--help", **without(package, tmp_path))[0].startswith("usage: ")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_readme_names_the_command(name):
     text = (EXAMPLES / name / "README.md").read_text()

@@ -206,12 +206,6 @@ def test_p04_command_runs_the_chain_of_prompt_model_and_parser(tmp_path):
     assert lines == ["User: hi", "Assistant: hi", "User: exit"]
 
 
-def test_p04_command_without_langchain_names_the_package(tmp_path):
-    (tmp_path / "langchain_core.py").write_text("raise ImportError")
-    lines = run(tmp_path, "conversation_with_langchain", code=1, PYTHONPATH=str(tmp_path))
-    assert lines == ["This example needs LangChain: pip install langchain-core"]
-
-
 # -- conversation_with_react_agent --
 
 

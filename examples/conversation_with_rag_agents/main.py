@@ -164,9 +164,10 @@ if __name__ == "__main__":
     parser.add_argument("--model", default=SMALL["config_name"])
     parser.add_argument("--model-configs", metavar="FILE.json", help="what the other options may name")
     parser.add_argument("--script", metavar="FILE", type=Path, help="questions, in place of the terminal")
+    options = parser.parse_args()
     if any(importlib.util.find_spec(name) is None for name in ("apsw", "sqlite_vec")):
-        sys.exit("This example needs the extra: pip install 'agentscope-async[knowledge]'")
+        sys.exit("This example needs the extra: pip install -e '.[knowledge]'")
     try:
-        asyncio.run(main(parser.parse_args()))
+        asyncio.run(main(options))
     except KeyboardInterrupt:
         sys.exit(130)

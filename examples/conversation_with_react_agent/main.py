@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -107,7 +108,10 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="small")
     parser.add_argument("--model-configs", metavar="FILE.json", help="what --model may name")
     parser.add_argument("--script", metavar="FILE", type=Path, help="your lines, in place of the terminal")
+    options = parser.parse_args()
+    if importlib.util.find_spec("docstring_parser") is None:
+        sys.exit("This example needs the extra: pip install -e '.[tools]'")
     try:
-        asyncio.run(main(parser.parse_args()))
+        asyncio.run(main(options))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,9 +7,13 @@ python examples/fastapi_service/main.py --model fake:echo   # no model at all
 from __future__ import annotations
 
 import argparse
+import sys
 
-import uvicorn
-from fastapi import FastAPI
+try:
+    import uvicorn
+    from fastapi import FastAPI
+except ImportError:
+    sys.exit("This example needs the extra: pip install -e '.[web]'")
 
 from agentscope_async import DialogAgent
 from agentscope_async.web import Sessions, expose, lifespan
