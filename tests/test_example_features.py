@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import inspect
 import io
+import json
 import re
 import signal
+import socket
 import sys
+from collections.abc import Mapping
 
 import pexpect
 import pytest
@@ -199,9 +203,15 @@ agentscope: init init_process agents memory models pipelines service message pro
 """What ``__all__`` lists in the wheel of AgentScope 0.0.2 on PyPI, or a module without one defines."""
 
 
+def rows_below(heading):
+    """Return the cells of each row of a table, without its head."""
+    section = TABLE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line[1:-1].split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
+
+
 def table_rows():
     """Return (names, fate, remark) of each row."""
-    rows = [line.strip("|").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
+    rows = [row for row in rows_below("Every public name") if row[0].startswith(" `")]
     return [(re.findall(r"`(\w+)`", names), fate.strip(), remark) for names, fate, remark in rows]
 
 
@@ -232,6 +242,98 @@ def test_names_with_a_new_name_have_it():
     for new in ("RemoteAgent", "Reply", "MsgHub", "Monitor", "count_tokens"):
         assert f"`{new}`" in TABLE.read_text()
         assert hasattr(agentscope_async, new)
+
+
+OBJECTS = {
+    "agent": "AgentBase",
+    "self": "AgentBase",
+    "hub": "MsgHub",
+    "memory": "TemporaryMemory",
+    "engine": "PromptEngine",
+    "monitor": "Monitor",
+    "model": "OpenAIChatWrapper",
+    "gemini": "GeminiChatWrapper",
+    "MonitorFactory": "MonitorFactory",
+    "ServiceFactory": "ServiceFactory",
+}
+"""What the table of ``await`` calls something, and its class."""
+
+
+def called_in(cell):
+    """Return (is awaited, object or "", name) of each call in a cell."""
+    calls = re.findall(r"`(await )?(?:(\w+)\.)?(\w+)\(", cell)
+    return [(bool(awaited), owner, name) for awaited, owner, name in calls]
+
+
+def test_methods_want_await_or_not_as_the_table_says():
+    calls = [call for row in rows_below("What wants `await`") for cell in row[1:] for call in called_in(cell)]
+    named = [call for call in calls if call[1]]
+    for awaited, owner, name in named:
+        method = getattr(getattr(agentscope_async, OBJECTS[owner]), name)
+        assert inspect.iscoroutinefunction(method) is awaited, f"{owner}.{name}"
+    assert len(named) > 25
+    service = importlib.import_module("agentscope_async.service")
+    for awaited, _, name in calls:
+        function = getattr(agentscope_async, name, None) or getattr(service, name, None)
+        if inspect.isfunction(function):
+            assert inspect.iscoroutinefunction(function) is awaited, name
+    assert {"sequentialpipeline", "create_file", "is_valid_url"} <= {name for _, _, name in calls}
+
+
+def test_every_asynchronous_method_that_v002_had_stands_in_the_table_of_await():
+    methods = {"observe", "speak", "list_models", "broadcast", "retrieve_by_embedding", "get_embeddings"}
+    methods |= {"join", "add", "register", "get_value"}
+    awaited = {
+        name
+        for row in rows_below("What wants `await`")
+        for is_awaited, _, name in called_in(row[1])
+        if is_awaited
+    }
+    assert methods <= awaited
+
+
+def test_what_v002_did_with_messages_is_refused_and_what_the_table_gives_instead_works():
+    def names():
+        msg = agentscope_async.Msg("Ann", "old", "user", mood="sad")
+        return {"msg": msg, "Msg": agentscope_async.Msg, "json": json, "Mapping": Mapping}
+
+    for old, new in rows_below("Messages"):
+        for code in re.findall(r"`(.*?)`", old):
+            if "isinstance" in code:
+                assert eval(code, names()) is False
+                continue
+            with pytest.raises((AttributeError, TypeError)):
+                exec(code, names())
+        for code in re.findall(r"`([^`]*msg[^`]*)`", new):
+            assert eval(code, names())
+    same = TABLE.read_text().partition("\n`msg.content`")[2].partition("are the same")[0]
+    for code in re.findall(r"`(.*?)`", f"`msg.content`{same}"):
+        assert eval(code, names())
+
+
+def test_modules_that_are_named_for_imports_are_there_and_those_of_v002_are_not():
+    section = TABLE.read_text().partition("\n## Imports\n")[2].partition("\n## ")[0]
+    gone = re.findall(r"`agentscope_async\.([\w.]+)`", section)
+    assert gone == ["agents.agent", "pipelines.pipeline", "utils"]
+    for name in re.findall(r"`(\w+)`", section):
+        importlib.import_module(
+            "agentscope_async" if name == "agentscope_async" else f"agentscope_async.{name}"
+        )
+    for name in gone:
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(f"agentscope_async.{name}")
+
+
+async def test_a_host_is_a_node_that_runs_already_unless_a_server_is_to_be_launched():
+    agent = DialogAgent("Ann", model="fake:echo")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = {"host": "127.0.0.1", "port": nobody.getsockname()[1]}
+        async with agentscope_async.Runtime():
+            with pytest.raises(agentscope_async.NodeDown, match="nobody listens"):
+                await agent.to_dist(**address)("hi")
+            nobody.close()
+            assert (await agent.to_dist(**address, launch_server=True)("hi")).text == "user: hi"
 
 
 def test_port_prints_what_the_script_printed_under_v002(tmp_path):
