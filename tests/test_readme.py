@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ import orjson
 import pytest
 import respx
 
-from agentscope_async import DialogAgent, EchoModel, FunctionModel, ReActAgent, Runtime, gather
+from agentscope_async import (
+    DialogAgent,
+    EchoModel,
+    FunctionModel,
+    Runtime,
+    ScriptedModel,
+    gather,
+    quorum,
+    race,
+    vote,
+)
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,9 +40,11 @@ real_model = pytest.mark.skipif(not HAS_WEIGHTS, reason="needs xllamacpp and llm
 MARKS = {
     "ten lines": "What is the capital of France?",
     "counter": "class Counter",
+    "debates": "debates(specs",
     "hosted": "async def hosted",
     "team": "async def team",
-    "tools": "toolkit = Toolkit()",
+    "tools": "toolkit.add(add_up",
+    "knowledge": "KnowledgeBase(",
     "web": "app.include_router(expose(",
     "child": ".to_dist()",
     "node": "Runtime(listen=",
@@ -128,18 +141,39 @@ async def test_a_team_works_within_its_budget():
     assert [reply.name for reply in replies] == ["a", "b"]
 
 
+def with_model(code: str, model: Any) -> dict[str, Any]:
+    """Define what a block defines, with another model in the place of the one it names."""
+    found: dict[str, Any] = {"MODEL": model}
+    code = re.sub(r'"(local:smollm2|openai:gpt-4o-mini)"', "MODEL", code.replace("asyncio.run(main())", ""))
+    exec(compile(code, "README.md", "exec"), found)
+    return found
+
+
+async def test_debates_are_held_once_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = ScriptedModel(["yes"], loop=True)
+    hold = with_model(block("debates"), model)["hold"]
+    await hold(["Cats or dogs?", "Tea or coffee?"])
+    calls = len(model.calls)
+    await hold(["Cats or dogs?", "Tea or coffee?"])
+    assert capsys.readouterr().out.splitlines() == ["0 yes", "1 yes"] * 2
+    assert len(model.calls) == calls == 6
+
+
 @real_model
 @pytest.mark.timeout(150)
-def test_the_agent_with_tools_answers(tmp_path):
+def test_the_agent_with_tools_answers_and_leaves_nothing_behind(tmp_path):
     assert run(block("tools"), tmp_path).strip()
+    assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_tools_of_the_agent_work(tmp_path, monkeypatch):
+async def test_the_tools_of_the_agent_work(tmp_path, monkeypatch, capsys):
     """The same block with a model that does as it is told."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("three lemons")
     calls = [
         {"name": "add_up", "arguments": {"a": 20, "b": 22}},
-        {"name": "create_file", "arguments": {"file_path": "a.txt", "content": "42"}},
+        {"name": "read_text_file", "arguments": {"file_path": "a.txt"}},
     ]
     heard = []
 
@@ -147,13 +181,34 @@ async def test_the_tools_of_the_agent_work(tmp_path, monkeypatch):
         heard.append(str(messages))
         return {"thought": "", "speak": "42", "function": calls if len(heard) == 1 else []}
 
-    code = block("tools").replace("asyncio.run(main())", "").replace('"local:smollm2"', "MODEL")
-    found: dict[str, Any] = {"MODEL": FunctionModel(answer)}
-    exec(compile(code, "README.md", "exec"), found)
-    await found["main"]()
+    await with_model(block("tools"), FunctionModel(answer))["main"]()
     assert "[EXECUTE RESULT]: 42" in heard[1]
-    assert (tmp_path / "a.txt").read_text() == "42"
-    assert found["ReActAgent"] is ReActAgent
+    assert "three lemons" in heard[1]
+    assert capsys.readouterr().out == "42\n"
+
+
+async def test_knowledge_and_a_server_s_tools_are_used(tmp_path, monkeypatch):
+    """The same block with an embedding of words, a server of the tests and a model that does as told."""
+    for package in ("mcp", "apsw", "sqlite_vec"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "turns.md").write_text("Cancel a turn with interrupt.")
+    server = ROOT / "tests" / "service" / "mcp_servers" / "quickstart.py"
+    heard = []
+
+    def answer(messages, **args):
+        heard.append(str(messages))
+        calls = [{"name": "add", "arguments": {"a": 20, "b": 22}}] if len(heard) == 1 else []
+        return {"thought": "", "speak": "42", "function": calls}
+
+    code = block("knowledge").replace('"uvx", ["mcp-server-time"]', f"{sys.executable!r}, [{str(server)!r}]")
+    found = with_model(code.replace("get_current_time", "add"), FunctionModel(answer))
+    found["OpenAIEmbeddingWrapper"] = lambda *_: lambda text: [float("turn" in text), 1.0]
+    hits, reply = await found["ask"]("What is 20 + 22?")
+    assert [hit.source for hit in hits] == [str(tmp_path / "docs" / "turns.md")]
+    assert ["42" in each for each in heard] == [False, True]
+    assert reply.content["speak"] == "42"
 
 
 @real_model
@@ -232,3 +287,12 @@ def test_every_command_exists():
 async def test_gather_is_what_the_table_says():
     agents = [DialogAgent("a", model=EchoModel())]
     assert len(await gather(agents, "x", limit=50, on_error="keep")) == 1
+    assert len(await quorum(agents * 3, "x", k=2)) == 2
+    assert (await race(agents, "x")).name == "a"
+    assert (await vote(agents, "x", key=lambda reply: reply.text.lower())).name == "a"
+
+
+def test_the_first_command_installs_what_the_blocks_need():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [demo] = extras["demo"]
+    assert set(re.search(r"\[(.*)\]", demo)[1].split(",")) == {"cli", "local", "fast", "tools"}
