@@ -37,8 +37,8 @@ def init(
 
     Everything goes into one run directory ``<save_dir>/run_{time}_{six characters}``, which
     is made with the first file in it. Calling it again replaces the former set-up: a new
-    directory, log, metrics; the models stay unless given. What is still to be written when
-    the program ends is written then, within seconds.
+    directory, log, metrics; models are added, in place of those of the same name. What is
+    still to be written when the program ends is written then, within seconds.
 
     Args:
         model_configs: a configuration, a list of them, or the path of a JSON file.
@@ -120,7 +120,7 @@ def _set_up(
     logger_level: str,
 ) -> RunServices:
     if model_configs is not None:
-        process_models.read(model_configs, clear_existing=True)
+        process_models.read(model_configs, replace=True)
     setup_logger(run.path if save_log else None, logger_level)
     services = RunServices(run, is_saved=True, save_api_invoke=save_api_invoke)
     _context.process_services = services

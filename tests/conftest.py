@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
 from agentscope_async import _context  # noqa: E402  # found by the path above
+from agentscope_async.models.config import process_models  # noqa: E402
 
 
 def pytest_collection_finish() -> None:
@@ -29,9 +30,11 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_process_services(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_process_services(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test sets up by ``init()`` ends with it, in whatever order tests run."""
     monkeypatch.setattr(_context, "process_services", None)
+    yield
+    process_models.clear()
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from agentscope_async import (
     init,
     init_process,
     logging as chat_logging,
-    models,
     process_settings,
 )
 from agentscope_async._context import find_services
@@ -67,7 +66,6 @@ def clean_process(monkeypatch, tmp_path):
     logger.handlers[:], logger.propagate = before[0], before[2]
     logger.setLevel(before[1])
     chat_logging._default_chat.use(None)
-    models.config.process_models.clear()
 
 
 @pytest.fixture
@@ -259,6 +257,25 @@ async def test_a08_a_second_init_moves_metrics_and_records_too(tmp_path):
         assert len(names_in(run / "invoke")) == 1
     for services in (former, find_services()):
         await services.aclose()
+
+
+def test_a08_a_second_init_adds_its_models_and_replaces_those_of_the_same_name(tmp_path):
+    init([ECHO, {**ECHO, "config_name": "other"}], save_dir=tmp_path)
+    former = DialogAgent("a", model="talk").model
+    init([{**ECHO, "delay_s": 3}, {**ECHO, "config_name": "new"}], save_dir=tmp_path)
+    assert DialogAgent("a", model="talk").model.delay_s == 3
+    assert former.delay_s == 0
+    assert {DialogAgent("a", model=name).model.config_name for name in ("other", "new")} == {"other", "new"}
+    assert len(process_settings()["model_configs"]) == 3
+
+
+async def test_a08_what_falls_back_on_a_replaced_model_falls_back_on_its_successor(tmp_path):
+    answers = {"config_name": "talk", "model_type": "fake_scripted"}
+    both = {"config_name": "both", "model_type": "FallbackModel", "models": ["talk"]}
+    init([{**answers, "answers": ["old"]}, both], save_dir=tmp_path)
+    DialogAgent("a", model="both")
+    init({**answers, "answers": ["new"]}, save_dir=tmp_path)
+    assert (await DialogAgent("a", model="both")("x")).text == "new"
 
 
 def test_what_was_counted_and_recorded_is_written_when_the_program_ends(tmp_path):

@@ -23,6 +23,9 @@ ModelConfigs: TypeAlias = dict[str, Any] | list[dict[str, Any]] | str | Path
 """One configuration, a list of them, or the path of a JSON file with either."""
 
 
+_FALLBACKS = ("fallback", TYPES["fallback"][1])
+
+
 class ModelRegistry:
     """Model configurations by ``config_name``; wrappers are made on first use and then shared."""
 
@@ -31,10 +34,16 @@ class ModelRegistry:
         self._wrappers: dict[str, ModelWrapperBase] = {}
         self._being_made: list[str] = []
 
-    def read(self, configs: ModelConfigs, *, clear_existing: bool = False) -> None:
+    def read(self, configs: ModelConfigs, *, clear_existing: bool = False, replace: bool = False) -> None:
         """Add configurations: a dict, a list of dicts, or the path of a JSON file with either.
 
         A ``config_name`` that is known already keeps its first configuration, with a warning.
+
+        Args:
+            configs: the configurations.
+            clear_existing: forget all others first.
+            replace: of a ``config_name`` read before, forget the former configuration; within ``configs``
+                the first one stays as ever.
 
         Raises:
             ConfigError: an entry is not an object, or has no ``config_name`` or ``model_type``.
@@ -44,6 +53,8 @@ class ModelRegistry:
             _check(config)
         if clear_existing:
             self.clear()
+        if replace:
+            self._forget({config["config_name"] for config in loaded})
         for config in loaded:
             name = config["config_name"]
             if name in self._configs:
@@ -103,6 +114,15 @@ class ModelRegistry:
             return wrapper
         raise ConfigError(self._unknown(model, also))
 
+    def _forget(self, names: set[str]) -> None:
+        known = names & self._configs.keys()
+        for name in known:
+            del self._configs[name]
+            self._wrappers.pop(name, None)
+        for name, config in self._configs.items():
+            if known and config["model_type"] in _FALLBACKS:  # it may hold a wrapper that is forgotten now
+                self._wrappers.pop(name, None)
+
     def _made_once(self, name: str) -> ModelWrapperBase:
         """Make a wrapper, and those it falls back on; itself must not be among these."""
         if name in self._being_made:
@@ -116,7 +136,7 @@ class ModelRegistry:
     def _make(self, config: dict[str, Any]) -> ModelWrapperBase:
         arguments = dict(config)
         kind = _class_of(arguments.pop("model_type"), config["config_name"])
-        if config["model_type"] == "fallback" and isinstance(config.get("models"), list):
+        if config["model_type"] in _FALLBACKS and isinstance(config.get("models"), list):
             arguments["models"] = [
                 self.load(each) if isinstance(each, str) else each for each in config["models"]
             ]
