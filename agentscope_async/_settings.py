@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
+from collections.abc import Collection
 from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["json_copy", "parameters"]
+__all__ = ["json_copy", "nearest", "parameters"]
 
 MAX_DEPTH = 64
 """Containers deeper than this, a cycle for instance, are refused."""
@@ -30,6 +32,12 @@ def parameters(kind: type) -> dict[str, inspect.Parameter]:
         if not any(one.kind is one.VAR_KEYWORD for one in own):
             break
     return found
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the question whether the known name most like this one was meant, and a space; or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def json_copy(value: Any, name: str, remedy: str) -> Any:

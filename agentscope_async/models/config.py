@@ -5,16 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import orjson
 
 from .._redact import redact_text
-from .._settings import parameters
+from .._settings import nearest, parameters
 from ..errors import AgentScopeWarning, ConfigError
-from ._catalog import ALIASES, PROVIDERS, TYPES
+from ._catalog import ALIASES, KEYS, PROVIDERS, TYPES
 from .base import ModelWrapperBase
 
 __all__ = ["ModelConfigs", "ModelRegistry"]
@@ -22,6 +22,9 @@ __all__ = ["ModelConfigs", "ModelRegistry"]
 ModelConfigs: TypeAlias = dict[str, Any] | list[dict[str, Any]] | str | Path
 """One configuration, a list of them, or the path of a JSON file with either."""
 
+
+SLIP = 0.9
+"""A type as like one of this package (difflib's ratio) is that one, misspelt; ``my_openai_chat`` is not."""
 
 _FALLBACKS = ("fallback", TYPES["fallback"][1])
 
@@ -46,7 +49,9 @@ class ModelRegistry:
                 the first one stays as ever.
 
         Raises:
-            ConfigError: an entry is not an object, or has no ``config_name`` or ``model_type``.
+            ConfigError: an entry is not an object, has no ``config_name`` or ``model_type``, or a key
+                that its type does not take. Nothing is added then. A ``model_type`` like none that is
+                known is left to the first use: its class may still be written.
         """
         loaded = load_configs(configs, "model")
         for config in loaded:
@@ -144,9 +149,7 @@ class ModelRegistry:
 
     def _unknown(self, model: str, also: Sequence[str]) -> str:
         known = [*self._configs, *also, *(f"{provider}:..." for provider in sorted(PROVIDERS))]
-        near = difflib.get_close_matches(model, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"No model configuration is named {model!r}; {hint}known: {', '.join(known)}."
+        return f"No model configuration is named {model!r}; {nearest(model, known)}known: {', '.join(known)}."
 
 
 def find_model(
@@ -227,6 +230,42 @@ def _check(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"Model configuration {name!r} needs a 'model_type', one of {', '.join(_known_types())}."
         )
+    _check_keys(config)
+
+
+def _check_keys(config: dict[str, Any]) -> None:
+    """Refuse a key that the wrapper does not take, and a type that is a slip of the pen; loads no wrapper."""
+    given, name = config["model_type"], config["config_name"]
+    own_type = _own_type(given)
+    arguments = [key for key in config if key != "model_type"]
+    if own_type is not None:
+        _refuse_unknown(arguments, KEYS[own_type], name, TYPES[own_type][1])
+    elif (kind := _loaded(given)) is not None:
+        _refuse_unknown(arguments, _parameters(kind), name, kind.__name__)
+    elif _is_slip(given):
+        raise ConfigError(_unknown_type(given, name))
+
+
+def _own_type(model_type: str) -> str | None:
+    """Return the type of this package meant by a type, an old name of one, or the name of a class."""
+    model_type = ALIASES.get(model_type, model_type)
+    if model_type in TYPES:
+        return model_type
+    return next((each for each, (_, name) in TYPES.items() if name == model_type), None)
+
+
+def _loaded(model_type: str) -> type[ModelWrapperBase] | None:
+    """Return the wrapper of a user's own meant by its type or its name, if it is there already."""
+    if model_type in ModelWrapperBase._types:
+        return ModelWrapperBase._types[model_type]
+    every = _subclasses(ModelWrapperBase)  # type: ignore[type-abstract]  # only looked at
+    return next((kind for kind in every if kind.__name__ == model_type), None)
+
+
+def _is_slip(model_type: str) -> bool:
+    """Whether a type is next to nothing else than one of this package, or a provider instead of it."""
+    plain = model_type.lower().replace("-", "_")
+    return plain in PROVIDERS or bool(difflib.get_close_matches(plain, TYPES, n=1, cutoff=SLIP))
 
 
 def _made_alone(config: dict[str, Any]) -> ModelWrapperBase:
@@ -247,17 +286,7 @@ def _known_types() -> list[str]:
 
 def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapperBase:
     name = arguments["config_name"] or arguments.get("model_name")
-    known = _parameters(kind)
-    for key in arguments:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            if not near and "generate_args" in known:
-                hint = "arguments of calls belong in generate_args; "
-            raise ConfigError(
-                f"Model configuration {name!r}: {kind.__name__} takes no {key!r}; {hint}"
-                f"known: {', '.join(known)}."
-            )
+    _refuse_unknown(arguments, _parameters(kind), name, kind.__name__)
     try:
         return kind(**arguments)
     except ConfigError as error:
@@ -266,6 +295,17 @@ def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapp
         raise ConfigError(f"Model configuration {name!r}: {error}") from error
     except (TypeError, ValueError, AttributeError) as error:  # a value of another kind than is meant
         raise ConfigError(f"Model configuration {name!r}: {redact_text(str(error))}") from error
+
+
+def _refuse_unknown(arguments: Iterable[str], known: Collection[str], name: Any, kind: str) -> None:
+    for key in arguments:
+        if key not in known:
+            hint = nearest(str(key), known)
+            if not hint and "generate_args" in known:
+                hint = "arguments of calls belong in generate_args; "
+            raise ConfigError(
+                f"Model configuration {name!r}: {kind} takes no {key!r}; {hint}known: {', '.join(known)}."
+            )
 
 
 def _class_of(model_type: str, config_name: str | None) -> type[ModelWrapperBase]:
@@ -279,20 +319,19 @@ def _class_of(model_type: str, config_name: str | None) -> type[ModelWrapperBase
         model_type = ALIASES[model_type]
     if model_type in ModelWrapperBase._types:
         return ModelWrapperBase._types[model_type]
-    if model_type in TYPES:
-        return _import(*TYPES[model_type])
-    for module, name in TYPES.values():
-        if name == model_type:
-            return _import(module, name)
-    for kind in _subclasses(ModelWrapperBase):  # type: ignore[type-abstract]  # only looked at
-        if kind.__name__ == model_type:
-            return kind
+    own_type = _own_type(model_type)
+    if own_type is not None:
+        return _import(*TYPES[own_type])
+    kind = _loaded(model_type)
+    if kind is None:
+        raise ConfigError(_unknown_type(model_type, config_name))
+    return kind
+
+
+def _unknown_type(model_type: str, config_name: str | None) -> str:
     known = _known_types()
-    near = difflib.get_close_matches(model_type, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(
-        f"Unknown model_type {model_type!r} in {config_name!r}; {hint}known: {', '.join(known)}."
-    )
+    hint = nearest(model_type, known)
+    return f"Unknown model_type {model_type!r} in {config_name!r}; {hint}known: {', '.join(known)}."
 
 
 def _import(module: str, name: str) -> type[ModelWrapperBase]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +23,9 @@ from agentscope_async import (
     ModelError,
     Msg,
     Runtime,
+    init,
 )
+from agentscope_async._settings import parameters
 from agentscope_async.models import (
     DashScopeChatWrapper,
     FallbackModel,
@@ -31,7 +36,7 @@ from agentscope_async.models import (
     OllamaChatWrapper,
     OpenAIChatWrapper,
 )
-from agentscope_async.models._catalog import ALIASES, TYPES
+from agentscope_async.models._catalog import ALIASES, KEYS, TYPES
 from agentscope_async.prompt import PromptEngine, PromptType
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -183,6 +188,56 @@ def test_e02_an_unknown_option_of_the_client_is_an_error_that_says_the_nearest(p
         loaded(hosted(provider, client_args={"time_out": 3})).load("talk")
 
 
+@pytest.mark.parametrize("model_type", TYPES)
+def test_e02_the_catalog_knows_what_each_configuration_may_hold(model_type):
+    module, name = TYPES[model_type]
+    kind = getattr(importlib.import_module(f"agentscope_async.models.{module}"), name)
+    assert set(KEYS[model_type]) == set(parameters(kind))
+
+
+@pytest.mark.parametrize("read", [lambda config: ModelRegistry().read(config), lambda config: init(config)])
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"model_type": "openai_chat", "modelname": "m"}, r"OpenAIChatWrapper takes no 'modelname'; did you"),
+        ({"model_type": "OpenAIChatWrapper", "apikey": "k"}, r"OpenAIChatWrapper takes no 'apikey'; did you"),
+        ({"model_type": "openai", "temperature": 0}, r"takes no 'temperature'; .* belong in generate_args"),
+        ({"model_type": "Shout", "marc": "?"}, r"Shout takes no 'marc'; did you mean 'mark'\?"),
+        ({"model_type": "openai-chat"}, r"Unknown model_type 'openai-chat' in 'talk'; did you mean 'openai_"),
+        ({"model_type": "ollama"}, r"Unknown model_type 'ollama' in 'talk'; .*ollama_chat"),
+    ],
+)
+def test_e02_a_wrong_configuration_is_refused_when_it_is_read(read, config, match):
+    with pytest.raises(ConfigError, match=match):
+        read({"config_name": "talk", **config})
+
+
+def test_e02_of_configurations_with_a_wrong_one_none_is_added():
+    registry = loaded({"config_name": "talk", "model_type": "fake_echo"})
+    with pytest.raises(ConfigError, match="takes no 'delay'"):
+        registry.read(
+            [
+                {"config_name": "talk", "model_type": "fake_echo", "delay_s": 1},
+                {"config_name": "other", "model_type": "fake_echo", "delay": 1},
+            ],
+            replace=True,
+        )
+    assert registry.configs() == [{"config_name": "talk", "model_type": "fake_echo"}]
+
+
+def test_e02_reading_configurations_needs_no_key_and_loads_no_wrapper():
+    script = """
+import sys
+from agentscope_async import ModelRegistry
+from agentscope_async.models._catalog import TYPES
+before = set(sys.modules)
+ModelRegistry().read([{"config_name": name, "model_type": name} for name in TYPES])
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 # -- a user's own --
 
 
@@ -205,6 +260,14 @@ async def test_e03_a_wrapper_of_ones_own_is_known_by_its_type(registered, tmp_pa
     async with Runtime(model_configs=config, save_dir=tmp_path):
         reply = await DialogAgent("Ann", "", model_config_name="loud")(Msg("Al", "hi", "user"))
     assert reply.text == "AL: HI?"
+
+
+async def test_e03_a_wrapper_of_ones_own_may_be_written_after_its_configuration_is_read(registered):
+    registry = loaded({"config_name": "loud", "model_type": "my_openai_chat"})
+    with pytest.raises(ConfigError, match="Unknown model_type 'my_openai_chat' in 'loud'"):
+        registry.load("loud")
+    type("Loud", (Shout,), {"model_type": "my_openai_chat"})
+    assert (await registry.load("loud")(HELLO)).text == "HELLO!!"
 
 
 async def test_e03_a_wrapper_without_a_type_is_known_by_its_class():
