@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["json_copy", "nearest", "parameters"]
+__all__ = ["json_copy", "misfit", "nearest", "parameters"]
 
 MAX_DEPTH = 64
 """Containers deeper than this, a cycle for instance, are refused."""
@@ -38,6 +38,17 @@ def nearest(name: str, known: Collection[str]) -> str:
     """Return the question whether the known name most like this one was meant, and a space; or nothing."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}? " if near else ""
+
+
+def misfit(kind: str, given: Iterable[str], known: Collection[str]) -> str:
+    """Return what is wrong with the first argument that a class does not take; "" if there is none."""
+    for name in given:
+        if name not in known:
+            hint = nearest(str(name), known)
+            if not hint and "generate_args" in known:
+                hint = "arguments of calls belong in generate_args; "
+            return f"{kind} takes no {name!r}; {hint}known: {', '.join(known)}."
+    return ""
 
 
 def json_copy(value: Any, name: str, remedy: str) -> Any:

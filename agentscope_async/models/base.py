@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast,
 import orjson
 
 from .._redact import redact
-from .._settings import json_copy
+from .._settings import json_copy, misfit, parameters
 from .._tasks import finish
 from ..errors import BadResponse, ConfigError
 from ..message import Msg, Speech, ToolCallPart, ToolResultPart, Usage
@@ -203,7 +203,13 @@ class ModelWrapperBase(ABC):
     _given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keep what the wrapper is given, for ``export_config``."""
+        """Keep what the wrapper is given, for ``export_config``.
+
+        Raises:
+            ConfigError: it takes no argument of that name.
+        """
+        if kwargs and _names_all(cls) and (problem := misfit(cls.__name__, kwargs, parameters(cls))):
+            raise ConfigError(problem)
         wrapper = super().__new__(cls)
         wrapper._given = (args, kwargs)  # wrappers are few and shared: what they were given may stay
         return wrapper
@@ -371,6 +377,19 @@ class ModelWrapperBase(ABC):
         for delta in as_deltas(response):
             yield delta
         yield response
+
+
+def _names_all(kind: type[ModelWrapperBase]) -> bool:
+    """Whether ``parameters`` are all it takes: ``**kwargs`` of a user's class may be for anything."""
+    for each in kind.__mro__:
+        if "__init__" not in each.__dict__:
+            continue
+        own = inspect.signature(each.__dict__["__init__"]).parameters.values()
+        if all(one.kind is not one.VAR_KEYWORD for one in own):
+            return True
+        if not each.__module__.startswith(f"{__package__}."):
+            return False
+    return True
 
 
 def flatten(msgs: Iterable[Any], flat: list[Msg]) -> None:

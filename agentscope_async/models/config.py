@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 import orjson
 
 from .._redact import redact_text
-from .._settings import nearest, parameters
+from .._settings import misfit, nearest, parameters
 from ..errors import AgentScopeWarning, ConfigError
 from ._catalog import ALIASES, KEYS, PROVIDERS, TYPES
 from .base import ModelWrapperBase
@@ -298,14 +298,8 @@ def _made(kind: type[ModelWrapperBase], arguments: dict[str, Any]) -> ModelWrapp
 
 
 def _refuse_unknown(arguments: Iterable[str], known: Collection[str], name: Any, kind: str) -> None:
-    for key in arguments:
-        if key not in known:
-            hint = nearest(str(key), known)
-            if not hint and "generate_args" in known:
-                hint = "arguments of calls belong in generate_args; "
-            raise ConfigError(
-                f"Model configuration {name!r}: {kind} takes no {key!r}; {hint}known: {', '.join(known)}."
-            )
+    if problem := misfit(kind, arguments, known):
+        raise ConfigError(f"Model configuration {name!r}: {problem}")
 
 
 def _class_of(model_type: str, config_name: str | None) -> type[ModelWrapperBase]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .._settings import parameters
+from .._settings import misfit, parameters
 from ..agents.base import AgentBase
 from ..errors import AgentNotFound, ConfigError, ForbiddenError
 from ._grammar import is_name, is_target
@@ -242,9 +242,8 @@ def _checked_config(
     ):
         raise ConfigError("The model of an agent created from another node is no file of this machine.")
     known = parameters(kind)
-    unknown = set(arguments) - set(known)
-    if unknown:
-        raise ConfigError(f"A {kind.__name__} takes no {', '.join(sorted(unknown))}.")
+    if problem := misfit(kind.__name__, arguments, known):
+        raise ConfigError(problem)
     for key, value in arguments.items():
         _check_type(kind, key, value, known[key].annotation)
     return arguments

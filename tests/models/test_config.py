@@ -35,6 +35,7 @@ from agentscope_async.models import (
     ModelWrapperBase,
     OllamaChatWrapper,
     OpenAIChatWrapper,
+    ScriptedModel,
 )
 from agentscope_async.models._catalog import ALIASES, KEYS, TYPES
 from agentscope_async.prompt import PromptEngine, PromptType
@@ -236,6 +237,31 @@ print(sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "match"),
+    [
+        (
+            OpenAIChatWrapper,
+            {"modelname": "m"},
+            "OpenAIChatWrapper takes no 'modelname'; did you mean 'model_name'",
+        ),
+        (ScriptedModel, {"anwers": []}, "ScriptedModel takes no 'anwers'; did you mean 'answers'"),
+        (EchoModel, {"temperature": 0}, "EchoModel takes no 'temperature'; arguments of calls belong in gen"),
+    ],
+)
+def test_e02_an_unknown_argument_of_a_wrapper_is_an_error_that_says_the_nearest(kind, args, match):
+    with pytest.raises(ConfigError, match=match):
+        kind("talk", **args)
+
+
+def test_e03_a_wrapper_of_ones_own_may_take_any_argument():
+    class Roomy(Shout):
+        def __init__(self, config_name: str, **options: Any) -> None:
+            super().__init__(config_name)
+
+    assert Roomy("talk", colour="blue").mark == "!"
 
 
 # -- a user's own --

@@ -53,6 +53,13 @@ async def test_an_agent_of_an_allowed_class_is_created_and_used() -> None:
         assert [each.kind for each in (await rt.ps("mem://host")).agents] == ["Parrot", "DialogAgent"]
 
 
+async def test_an_argument_that_the_class_does_not_take_is_refused_with_the_nearest_it_does() -> None:
+    async with hosting(), guest() as rt:
+        error = await error_of(rt.spawn("mem://host", "Parrot", {"nam": "polly"}))
+    assert type(error) is ConfigError
+    assert "Parrot takes no 'nam'; did you mean 'name'? known: name, " in str(error)
+
+
 @pytest.mark.parametrize(
     "kind", ["UserAgent", "AgentBase", "Actor", "Broken", "os.system", "builtins", "parrot"]
 )
