@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pexpect
 import pytest
 from command import call, end, environ, run_directory, spawn, transcript
 
@@ -24,6 +25,7 @@ def environment(tmp_path):
     """The directory to run in, with model configurations: quick, slow, and one that says rude things."""
     configs = [
         {"config_name": "slow", "model_type": "fake_echo", "delay_s": 0.2},
+        {"config_name": "lengthy", "model_type": "fake_echo", "delay_s": 30},
         {"config_name": "stuck", "model_type": "fake_echo", "delay_s": 3600},
         {
             "config_name": "rude",
@@ -155,15 +157,87 @@ def test_chat_in_a_terminal_goes_on_after_an_error(environment):
     end(child, 0)
 
 
-@pytest.mark.parametrize("model", ["stuck", "slow"])
-def test_ctrl_c_ends_a_chat_while_it_waits_for_the_model_or_for_us(environment, model):
-    child = spawn(environment, "chat", "--model", model, "--model-configs", "models.json")
+def test_ctrl_c_at_the_prompt_ends_a_chat(environment):
+    child = spawn(environment, "chat", "--model", "fake:echo")
+    child.expect("Ctrl-C ends an answer; exit or Ctrl-D, the talk.")
     child.expect("You:")
-    if model == "stuck":
-        child.sendline("hello")
-        child.expect("Assistant:")  # not the echo: the line has been read now
     child.sendintr()
     assert "interrupted" in end(child, 130)
+
+
+def test_ctrl_c_during_an_answer_ends_the_answer_and_not_the_chat(environment):
+    child = spawn(environment, "chat", "--model", "lengthy", "--model-configs", "models.json")
+    for _ in range(2):
+        child.expect("You:")
+        child.sendline("alpha " * 100 + "omega")
+        child.expect("Assistant:")  # not the echo: the line has been read now
+        child.expect("alpha")
+        child.sendintr()
+        child.expect_exact("(interrupted)")
+        assert "omega" not in child.before
+    child.expect("You:")
+    child.sendintr()
+    end(child, 130)
+
+
+def test_ctrl_c_ends_an_answer_that_has_not_begun(environment):
+    child = spawn(environment, "chat", "--model", "stuck", "--model-configs", "models.json")
+    child.expect("You:")
+    child.sendline("hello")
+    child.expect("Assistant:")
+    child.sendintr()
+    child.expect_exact("(interrupted)")
+    child.expect("You:")
+    child.sendeof()
+    end(child, 0)
+
+
+def test_a_second_ctrl_c_ends_a_chat_whose_answer_does_not_end(environment):
+    (environment / "lingering.py").write_text(LINGERING)
+    child = pexpect.spawn(
+        sys.executable, ["lingering.py"], cwd=str(environment), env=environ(), encoding="utf-8", timeout=50
+    )
+    child.expect("You:")
+    child.sendline("hello")
+    child.expect("Assistant:")
+    child.sendintr()
+    child.expect("not yet")
+    child.sendintr()
+    assert "interrupted" in end(child, 130)
+
+
+LINGERING = """
+import asyncio, sys
+from agentscope_async import EchoModel
+
+async def linger(self, messages, args):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("not yet", flush=True)
+        (talk,) = (task for task in asyncio.all_tasks() if task.get_coro().__name__ == "chat")
+        while not talk.cancelling():
+            await asyncio.sleep(0.01)
+    yield
+
+EchoModel._stream = linger
+sys.argv = ["agentscope-async", "chat", "--model", "fake:echo"]
+from agentscope_async.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("word", ["exit", " QUIT "])
+def test_exit_ends_a_chat_in_a_terminal(environment, word):
+    child = spawn(environment, "chat", "--model", "fake:echo")
+    child.expect("You:")
+    child.sendline(word)
+    assert "Assistant" not in end(child, 0)
+
+
+def test_exit_through_a_pipe_is_a_message_like_any_other(tmp_path):
+    out, _ = call(tmp_path, "chat", "--model", "fake:echo", text="exit\nlast\n")
+    assert out == "Assistant: User: exit\nAssistant: User: last\n"
 
 
 # -- one debate --
@@ -446,4 +520,7 @@ def test_ctrl_c_stops_the_local_model_while_it_speaks(tmp_path):
     child.sendline("Tell me a long story.")
     child.expect("Assistant:")
     child.sendintr()
-    assert "interrupted" in end(child, 130)
+    child.expect_exact("(interrupted)")
+    child.expect("You:")
+    child.sendline("exit")
+    end(child, 0)

@@ -78,7 +78,10 @@ def chat(
     base_url: BaseUrl = None,
     model_configs: ModelConfigs = None,
 ) -> None:
-    """Talk with an agent, in the terminal or through a pipe (one message a line)."""
+    """Talk with an agent, in the terminal or through a pipe (one message a line).
+
+    In the terminal Ctrl-C ends an answer, and at the prompt the talk; so do exit, quit and Ctrl-D.
+    """
     run(
         _chat.chat(
             model=model,

@@ -1,4 +1,4 @@
-"""The order to stop, as a service gets it: SIGTERM or Ctrl-C."""
+"""The order to stop: SIGTERM or Ctrl-C for a service, the first Ctrl-C for one piece of work."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Self
 
-if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+from .._tasks import cancel_all
 
-__all__ = ["StopOrder"]
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import FrameType, TracebackType
+    from typing import Any
+
+__all__ = ["StopOrder", "ends_before_ctrl_c"]
 
 LAST_S = 0.8
 """After the second order: for what still ends by itself. The process is gone within a second."""
@@ -68,3 +72,34 @@ class StopOrder:
             guard.start()
             if self._task is not None:
                 self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+async def ends_before_ctrl_c(work: Coroutine[Any, Any, None]) -> bool:
+    """Await ``work`` and return True; the first Ctrl-C cancels it, and then this returns False.
+
+    A second one, while that is being honoured, does what Ctrl-C does otherwise.
+
+    Raises:
+        Exception: what ``work`` raises.
+    """
+    loop, working = asyncio.get_running_loop(), asyncio.create_task(work, name="until Ctrl-C")
+    is_cut = False
+
+    def take(number: int, frame: FrameType | None) -> None:
+        nonlocal is_cut
+        is_cut = True
+        signal.signal(signal.SIGINT, former)
+        loop.call_soon_threadsafe(working.cancel)
+
+    former = signal.signal(signal.SIGINT, take)
+    try:
+        await working
+    except asyncio.CancelledError:
+        ourselves = asyncio.current_task()
+        if not is_cut or (ourselves is not None and ourselves.cancelling()):
+            raise
+        return False
+    finally:
+        signal.signal(signal.SIGINT, former)
+        await cancel_all([working])
+    return True

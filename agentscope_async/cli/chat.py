@@ -12,6 +12,7 @@ from ..models.config import find_model
 from ..runtime import Runtime
 from ._cast import Talker, is_small, limit, load, with_arguments
 from ._run import complain, problem
+from ._stop import ends_before_ctrl_c
 from ._talk import Talk
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["PERSONA", "chat"]
 
 PERSONA = "You are a friendly assistant. Keep your answers short."
 PERSON = "User"
+LAST_WORDS = frozenset({"exit", "quit"})
 MAX_TOKENS = 256
 """Of a local model's answer; it does not always find an end by itself."""
 
@@ -34,7 +36,7 @@ async def chat(
     base_url: str | None,
     model_configs: Path | None,
 ) -> int:
-    """Let the person at standard input talk with an agent until the input ends."""
+    """Let the person at standard input talk with an agent until the input ends, or ``exit`` at a terminal."""
     async with Runtime(model_configs=model_configs) as runtime:
         options = {} if base_url is None else {"base_url": base_url}
         wrapper = find_model(model, runtime, **options)
@@ -50,12 +52,21 @@ async def chat(
 async def _converse(agent: Talker, *, is_interactive: bool) -> None:
     talk = Talk()
     if is_interactive:
-        talk.note(f"You are talking with {agent.name} ({agent.model.model_name}). Ctrl-D ends it.")
+        talk.note(
+            f"You are talking with {agent.name} ({agent.model.model_name}). "
+            f"Ctrl-C ends an answer; exit or Ctrl-D, the talk."
+        )
     while (text := await _next_line(talk, is_interactive=is_interactive)) is not None:
         if not text.strip():
             continue
+        if is_interactive and text.strip().lower() in LAST_WORDS:
+            return
+        answering = _answer(agent, Msg(PERSON, text, "user"), talk)
         try:
-            await _answer(agent, Msg(PERSON, text, "user"), talk)
+            if not is_interactive:
+                await answering
+            elif not await ends_before_ctrl_c(answering):
+                talk.note("(interrupted)")
         except AgentScopeError as error:
             talk.break_off()
             if not is_interactive:
