@@ -480,6 +480,29 @@ def other_service(greeting):
 
 
 @pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["ps", "127.0.0.1:1"], "'127.0.0.1:1' is not the URL of a node,.*did you mean 'ws://127.0.0.1:1'?"),
+        (["ps", "http://127.0.0.1:1"], r"is not the URL of a node, such as ws://127.0.0.1:12010\.$"),
+        (["ps", "ws://127.0.0.1:1/ann"], "without the key of an agent"),
+        (["node", "--listen", "foo"], r"'foo' is not a URL to --listen at, such as ws://127.0.0.1:12010\.$"),
+        (["node", "--listen", "0.0.0.0:0"], "did you mean 'ws://0.0.0.0:0'?"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_what_is_no_url_is_told_from_what_is_wrong_with_one(tmp_path, args, said):
+    _, err = call(tmp_path, *args, code=2)
+    assert re.search(said, err)
+
+
+@pytest.mark.parametrize("command", ["node", "serve"])
+def test_commands_without_a_model_option_do_not_speak_of_one(tmp_path, command):
+    out, _ = call(tmp_path, command, "--help")
+    assert "--model-configs" in out
+    assert not re.search(r"--model\b(?!-)", out)
+
+
+@pytest.mark.parametrize(
     "url", ["nonsense", "http://127.0.0.1:1", "ws://", "ws://127.0.0.1:99999", "ws://127.0.0.1:1/ann"]
 )
 def test_ps_of_no_url_exits_with_2(tmp_path, url):

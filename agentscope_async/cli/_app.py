@@ -46,6 +46,16 @@ ModelConfigs = Annotated[
     ),
 ]
 
+ServedConfigs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json",
+        exists=True,
+        dir_okay=False,
+        help="Model configurations that agents here may name as their model.",
+    ),
+]
+
 TokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -190,7 +200,7 @@ def node(
     grace: Annotated[
         float, typer.Option(metavar="S", min=0, help="Seconds for what is under way when told to stop.")
     ] = 10.0,
-    model_configs: ModelConfigs = None,
+    model_configs: ServedConfigs = None,
 ) -> None:
     """Serve agents to other processes and machines, until SIGTERM or Ctrl-C."""
     terms = _node.Terms(
@@ -254,7 +264,7 @@ def serve(
     grace: Annotated[
         float, typer.Option(metavar="S", min=0, help="Seconds for what is under way when told to stop.")
     ] = 10.0,
-    model_configs: ModelConfigs = None,
+    model_configs: ServedConfigs = None,
 ) -> None:
     """Serve an agent to any OpenAI client, until SIGTERM or Ctrl-C."""
     terms = _serve.Terms(

@@ -27,7 +27,7 @@ from .chat import MAX_TOKENS, PERSONA
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LISTEN", "Terms", "read_token_file", "serve"]
+__all__ = ["LISTEN", "Terms", "check_url", "read_token_file", "serve"]
 
 LISTEN = "ws://127.0.0.1:12010"
 """AgentScope v0.0.2's examples listen at this port."""
@@ -78,7 +78,28 @@ async def serve(terms: Terms) -> int:
     return order.exit_code
 
 
+def check_url(url: str, what: str) -> None:
+    """Refuse what is no URL of a node.
+
+    Raises:
+        ConfigError: it says what is missing; ``what`` says where.
+    """
+    if not _has_host(url):
+        is_address = ":" in url and "://" not in url and _has_host(f"ws://{url}")
+        end = f"; did you mean {'ws://' + url!r}?" if is_address else "."
+        raise ConfigError(f"{url!r} is not {what}, such as {LISTEN}{end}")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("ws", "wss") and bool(parts.hostname)
+
+
 def _runtime(terms: Terms) -> Runtime:
+    check_url(terms.listen, "a URL to --listen at")
     token = None if terms.token_file is None else read_token_file(terms.token_file)
     if token is None:
         _check_open_door(terms)

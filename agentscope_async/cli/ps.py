@@ -11,7 +11,7 @@ from ..errors import ConfigError, ConnectFailed
 from ..logging import visible
 from ..runtime import Runtime
 from ._run import complain, problem
-from .node import read_token_file
+from .node import check_url, read_token_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ NUMBERS = frozenset({"WAITING", "HANDLED", "FAILED"})
 
 async def ps(url: str, *, token_file: Path | None, tls_ca: Path | None) -> int:
     """Print a line for each agent of the node at ``url``, then who waits on whom; 1 if it cannot be asked."""
+    check_url(url, "the URL of a node")
     if urlsplit(url).path.strip("/"):
         raise ConfigError(f"ps takes the URL of a node, without the key of an agent; got {url}.")
     token = None if token_file is None else read_token_file(token_file)
