@@ -303,7 +303,8 @@ class Bridge:
                 return
 
     def _note_suspect(self, suspect: LinkSuspect) -> None:
-        get_logger().warning("link_suspect", node=self.peer, silent_s=round(suspect.silent_s, 1))
+        # Mostly a busy machine: the link is opened again, and nothing is lost. What is lost ends in NodeDown.
+        get_logger().info("link_suspect", node=self.peer, silent_s=round(suspect.silent_s, 1))
         self.node.emit(LinkChanged("", self.peer, "suspect", ""))
 
     def _note_draining(self, draining: PeerDraining) -> None:

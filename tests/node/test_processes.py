@@ -156,7 +156,10 @@ async def is_begun(child: ChildNode, key: str, count: int = 1) -> bool:
 # -- silent --
 
 
-async def test_a_frozen_node_is_suspected_and_loses_nothing_when_it_goes_on() -> None:
+async def test_a_frozen_node_is_suspected_and_loses_nothing_when_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "agentscope_async")
     async with child_node(JOURNAL) as child, Runtime(token=TOKEN) as runtime:
         async with watching_links(runtime) as links:
             agent = runtime.agent(f"{child.url}/journal")
@@ -169,6 +172,8 @@ async def test_a_frozen_node_is_suspected_and_loses_nothing_when_it_goes_on() ->
             assert answers == [str(number) for number in range(1, 200)]
             assert links.count("lost") == 0
         assert (await child.of("journal"))["seen"] == list(range(200))
+    logged = {record.getMessage().split()[0]: record.levelname for record in caplog.records}
+    assert logged == {"event='link_suspect'": "INFO"}
 
 
 @pytest.mark.parametrize("directions", [("up", "down"), ("up",), ("down",)], ids="-".join)
