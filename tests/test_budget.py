@@ -150,6 +150,18 @@ async def test_more_than_was_reserved_is_counted_and_logged(
     assert budget.remaining.tokens == 0
 
 
+async def test_more_than_was_reserved_is_logged_once_for_each_model_and_budget(
+    make: MakeBudget, caplog: pytest.LogCaptureFixture
+) -> None:
+    for budget in (make(tokens=1000), make(tokens=1000, name="other")):
+        for model in ("one", "two", "one"):
+            reservation = await budget.reserve(model=model, input_tokens=5, output_tokens=5)
+            reservation.settle(Usage(20, 1))
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["model='one'" in line for line in lines] == [True, False, True, False]
+    assert ["budget='other'" in line for line in lines] == [False, False, True, True]
+
+
 async def test_sums_of_money_are_exact(make: MakeBudget) -> None:
     budget = make(usd=0.3, prices={"m": (0.1, 0)})
     for _ in range(3):

@@ -152,6 +152,7 @@ class Budget:
         self._has_prices = usd is not None or bool(prices)
         self._table = table_rates(prices)
         self._rates: dict[str, Rate | None] = dict(self._table)
+        self._overrun: set[str] = set()  # models that took more than was reserved; each is logged once
 
     def settings(self) -> dict[str, Any]:
         """Return, as JSON values, the arguments by which another process opens the same budget.
@@ -310,7 +311,9 @@ class Budget:
 
     def _settle(self, claim: Claim, spent: Amounts, model: str, holder: asyncio.Task[Any] | None) -> None:
         is_closed = self._close(claim, spent, holder)
-        if is_closed and spent.tokens > claim.needed.tokens and self.counts_tokens:
+        is_more = is_closed and spent.tokens > claim.needed.tokens and self.counts_tokens
+        if is_more and model not in self._overrun:
+            self._overrun.add(model)
             get_logger().warning(
                 "a call took more than it had reserved",
                 budget=self.name,
@@ -359,8 +362,8 @@ class Reservation:
     def settle(self, usage: Usage | None) -> None:
         """Count what the call took; None, or usage that cannot be true, counts as what was reserved.
 
-        More than was reserved is counted as it is, and logged where tokens matter. Others that wait see it at
-        once; with a file, it is written in a moment, in order.
+        More than was reserved is counted as it is, and logged where tokens matter, once for each model.
+        Others that wait see it at once; with a file, it is written in a moment, in order.
         """
         self._budget._settle(self._claim, self._spent(usage), self._model, self._holder)
 
