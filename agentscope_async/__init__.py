@@ -79,6 +79,22 @@ _HOMES = {
     "tokens": ["count_openai_token", "count_tokens", "get_openai_max_length"],
     "watching": ["Down", "Watch"],
 }  # fmt: skip
+_RENAMED = {
+    "MonitorBase": "Monitor",
+    "MsgHubManager": "MsgHub",
+    "PlaceholderMessage": "Reply, which agent.submit(msg) gives",
+    "RpcAgent": "RemoteAgent, which rt.agent(url) and agent.to_dist() give",
+    "RpcAgentServerLauncher": "Runtime(listen='ws://127.0.0.1:12010', exports=[agent])",
+    "SqliteMonitor": "Monitor",
+    "clear_model_configs": "rt.models.clear()",
+    "load_model_by_config_name": "rt.models.load(name), or an agent's model=name",
+    "num_tokens_from_content": "count_tokens",
+    "read_model_configs": "init(model_configs=...) or Runtime(model_configs=...)",
+    "to_dialog_str": "msg.name and msg.text",
+    "to_openai_dict": "model.format(msg)",
+}
+"""What has another name than in AgentScope v0.0.2."""
+
 _MODULES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines", "service"]
 
 __all__ = sorted([*(name for names in _HOMES.values() for name in names), *_MODULES, "__version__"])
@@ -90,7 +106,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name not in _home_of:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f"; use {_RENAMED[name]}" if name in _RENAMED else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     value = getattr(import_module(f".{_home_of[name]}", __name__), name)
     globals()[name] = value
     return value

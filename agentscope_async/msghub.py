@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from .agents._mail import Circle, Member, deliver, tell
 from .errors import AgentScopeWarning
@@ -62,6 +62,14 @@ class MsgHub(Circle):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+
+    if not TYPE_CHECKING:  # type checkers say so by themselves
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError("A hub is entered with `async with msghub(...)`: what is said there is awaited.")
+
+        def __exit__(self, *exc_info: object) -> None:
+            """Only makes Python call ``__enter__``."""
 
     def add(self, participant: Member | Sequence[Member]) -> None:
         """Let an agent, or several, hear and be heard from now on; one that is in already is warned about.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import agentscope_async
 
+ROOT = Path(__file__).parents[1]
 SUB_PACKAGES = ["agents", "errors", "memory", "message", "models", "monitor", "pipelines", "service"]
 
 
@@ -29,6 +31,17 @@ def test_all_is_sorted_and_complete() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="RpcAgent"):
         _ = agentscope_async.RpcAgent
+
+
+def test_a_name_of_agentscope_that_is_another_one_here_says_which() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'RpcAgentServerLauncher'; use Runtime\(listen="):
+        _ = agentscope_async.RpcAgentServerLauncher
+    table = (ROOT / "examples/migration_from_agentscope/README.md").read_text().splitlines()
+    renamed = {
+        name for row in table if "| renamed |" in row for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert set(agentscope_async._RENAMED) <= renamed
+    assert not any(hasattr(agentscope_async, name) for name in agentscope_async._RENAMED)
 
 
 @pytest.mark.parametrize("module", SUB_PACKAGES)

@@ -191,6 +191,11 @@ async def test_I02_an_announcement_that_is_no_message_opens_nothing(wrong):
     assert b.memory.size() == 0
 
 
+def test_I02_a_hub_entered_as_in_agentscope_says_how_it_is_entered_here():
+    with pytest.raises(TypeError, match=r"entered with `async with msghub\(...\)`"), msghub([Talker("Ann")]):
+        pass
+
+
 # -- I03 --
 
 
