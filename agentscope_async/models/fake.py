@@ -68,7 +68,11 @@ class FakeModel(ModelWrapperBase):
 
 
 class EchoModel(FakeModel):
-    """Say the last message back."""
+    """Say the last message back, as it stands in the prompt.
+
+    There it begins with its speaker's name, unless that is the agent's own: to ``hello`` of a User an
+    agent answers ``User: hello``. Echoes show what the model was sent, also who is named in it.
+    """
 
     model_type = "fake_echo"
 
