@@ -434,7 +434,7 @@ CASES = [
     Case("closed in the answer", (spoilt("fin@50%"),), error=ConnectionFailed, spent="reserved"),
     Case("reset after sending", (spoilt("drop"),), error=ConnectionFailed, spent="reserved"),
     Case("timeout", (HANG,), error=ModelTimeout, spent="reserved", client_args={"timeout": 0.05}),
-    Case("deadline", (HANG,), error=ModelTimeout, spent="reserved", client_args={"deadline_s": 0.05}),
+    Case("deadline", (HANG,), error=ModelTimeout, spent="reserved", client_args={"deadline_s": 1.0}),
     *(
         Case(f"status {status}", (refusal(status),), error=ModelError, spent="none", calls=0)
         for status in (302, 400, 401, 403, 404, 408, 429, 500, 503, 529)
@@ -466,7 +466,7 @@ CASES = [
         listen,
         ModelError,
         spent="reserved",
-        client_args={"deadline_s": 0.1},
+        client_args={"deadline_s": 1.0},
     ),
 ]
 

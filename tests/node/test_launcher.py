@@ -391,7 +391,7 @@ async def test_D13_a_process_that_ends_again_and_again_is_given_up(rt):
     for _ in range(6):
         with pytest.raises(NodeDown) as caught:
             await agent("exit 3")
-        assert caught.value.reason == "exited"
+        assert caught.value.reason in ("exited", "refused")  # its port may be found closed first
     with pytest.raises(NodeDown) as caught:
         await agent("pid")
     assert (caught.value.reason, caught.value.outcome) == ("restart_limit", "not_delivered")
