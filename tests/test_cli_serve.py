@@ -23,6 +23,8 @@ END_S = 40.0
 
 AGENTS = '''
 import asyncio
+import os
+import socket
 
 from agentscope_async import AgentBase, DialogAgent, Msg
 
@@ -36,6 +38,27 @@ class Gated(AgentBase):
             await asyncio.Event().wait()
         finally:
             open("left", "w").close()
+
+
+class Plumber(AgentBase):
+    """Says whether each connection of its process sends small pieces at once."""
+
+    async def reply(self, x=None):
+        return Msg(self.name, " ".join(map(str, filter(None, map(told, range(3, 100))))), "assistant")
+
+
+def told(descriptor):
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.getpeername()
+            is_at_once = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    except OSError:
+        return None  # no connection over TCP
+    return "at_once" if is_at_once else "held_back"
+
+
+def plumber():
+    return Plumber("Plumber")
 
 
 def ann():
@@ -96,6 +119,11 @@ def test_an_agent_or_a_factory_of_the_working_directory_is_served(tmp_path, name
         process.send_signal(signal.SIGTERM)
         assert process.wait(END_S) == 0
     assert (tmp_path / "serve.err").read_text() == ""
+
+
+def test_small_pieces_of_an_answer_are_not_held_back(tmp_path):
+    with served(tmp_path, "mine:plumber") as (_, url, _):
+        assert text_of(ask(url, "plumber")) == "at_once"
 
 
 def test_a_dict_serves_several_by_name(tmp_path):

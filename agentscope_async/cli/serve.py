@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from .._sockets import listening_socket
 from .._tasks import cancel_all
 from ..errors import ConfigError, MissingExtraError
 from ..runtime import Runtime
@@ -62,7 +63,7 @@ async def serve(terms: Terms) -> int:
             f"Leave --host {HOST}, or make a token: {MAKE_TOKEN}."
         )
     try:
-        listening = _listen(terms.host, terms.port)
+        listening = listening_socket(terms.host, terms.port, backlog=1024)
     except OSError as error:
         if error.errno not in BIND_PROBLEMS and not isinstance(error, socket.gaierror):
             raise
@@ -100,11 +101,6 @@ async def _until_ordered(order: StopOrder, serving: asyncio.Task[None]) -> None:
         await cancel_all([ordered])
     if sys.stdout.isatty():
         complain("stopping, once what is under way is done; once more to stop now")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=1024)
 
 
 def _is_loopback(host: str) -> bool:

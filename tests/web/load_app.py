@@ -5,7 +5,6 @@ Prints its origin, and ends with its standard input or with SIGTERM.
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 
@@ -13,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from agentscope_async import DialogAgent, EchoModel, OpenAIChatWrapper
+from agentscope_async._sockets import listening_socket
 from agentscope_async.web import Sessions, expose, lifespan
 from tests.web.session_app import end_with_stdin
 
@@ -32,7 +32,7 @@ def make_app(store: str, model_url: str, delay_s: float) -> FastAPI:
 def main() -> None:
     threading.Thread(target=end_with_stdin, daemon=True).start()
     app = make_app(sys.argv[1], sys.argv[2], float(sys.argv[3]))
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening:
+    with listening_socket("127.0.0.1", 0, backlog=2048) as listening:
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])
 

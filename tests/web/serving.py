@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import uvicorn
+
+from agentscope_async._sockets import listening_socket
 
 SHUTDOWN_S = 5
 
@@ -25,7 +26,7 @@ class Server(uvicorn.Server):
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[str]:
     """Serve ``app`` over TCP and give its origin; its lifespan ends with the block."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+    with listening_socket("127.0.0.1", 0, backlog=1024) as listening:
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S)
         server = Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))

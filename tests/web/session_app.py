@@ -6,7 +6,6 @@ Prints its origin, and ends with its standard input or with SIGTERM.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 from typing import Any
@@ -15,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Request
 
 from agentscope_async import DialogAgent, EchoModel
+from agentscope_async._sockets import listening_socket
 from agentscope_async.web import Sessions, expose, lifespan
 
 
@@ -52,7 +52,7 @@ def end_with_stdin() -> None:
 def main() -> None:
     threading.Thread(target=end_with_stdin, daemon=True).start()
     app = make_app(sys.argv[1], int(sys.argv[2]))
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+    with listening_socket("127.0.0.1", 0, backlog=1024) as listening:
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
         config = uvicorn.Config(app, log_level="error")
         uvicorn.Server(config).run(sockets=[listening])
