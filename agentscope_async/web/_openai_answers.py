@@ -72,12 +72,13 @@ class Answer:
         usage: dict[str, Any] = {"usage": None} if self.has_usage else {}
         return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
 
-    def ending(self, reply: Msg, *, has_spoken: bool) -> list[dict[str, Any]]:
-        """Return the last pieces: what was not said yet, why it ended and, if wanted, the usage."""
-        said = "refusal" if self._is_refusal(reply) else "content"
+    def ending(self, reply: Msg, *, spoken: str) -> list[dict[str, Any]]:
+        """Return the last pieces: the reply if it was not spoken yet, why it ended and, if wanted, the usage."""
+        text = text_of(reply)
         deltas: list[dict[str, Any]] = []
-        if not has_spoken and (text := text_of(reply)):
-            deltas.append({said: text})
+        if not _without_spaces(spoken).endswith(_without_spaces(text)):
+            gap = "\n\n" if spoken else ""
+            deltas.append({"refusal": text} if self._is_refusal(reply) else {"content": f"{gap}{text}"})
         if calls := self.calls():
             deltas.append({"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]})
         pieces = [*map(self.chunk, deltas), self.chunk({}, self.finish_reason())]
@@ -131,7 +132,8 @@ class Chunks(Encoder):
         self._talk = talk
         self._answer = answer
         self._fault = fault
-        self._has_spoken = False
+        self._spoken: list[str] = []
+        self._is_parted = False
 
     def refusal(self, first: TalkEvent) -> Response | None:
         """Return the error, if there is nothing else."""
@@ -145,15 +147,27 @@ class Chunks(Encoder):
         """Return the chunks of an event; none for what OpenAI has no chunks for."""
         match event.kind:
             case "speech" if event.data["kind"] == "text" and event.data["text"]:
-                self._has_spoken = True
-                return _data(self._answer.chunk({"content": event.data["text"]}))
+                return _data(self._answer.chunk({"content": self._say(event.data["text"])}))
+            case "tool_call" | "tool_result":
+                self._is_parted = True
             case "message":
                 assert self._talk.reply is not None
-                pieces = self._answer.ending(self._talk.reply, has_spoken=self._has_spoken)
+                pieces = self._answer.ending(self._talk.reply, spoken="".join(self._spoken))
                 return b"".join(map(_data, pieces)) + b"data: [DONE]\n\n"
             case "error":
                 return _data(self._fault().body)
         return b""
+
+    def _say(self, text: str) -> str:
+        """Return a text as it goes on with what was spoken, behind a blank line if tools came between."""
+        piece = f"\n\n{text}" if self._is_parted and self._spoken else text
+        self._is_parted = False
+        self._spoken.append(piece)
+        return piece
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())  # these a provider's pieces may have, and the whole text not
 
 
 def _data(value: dict[str, Any]) -> bytes:

@@ -54,7 +54,7 @@ def openai_api(
 
     A stream begins once there is something to say, or after 15 seconds; what goes wrong before
     that has the status of any other error, later it is an event with an ``error``. All an agent
-    says aloud in its turn is streamed.
+    says aloud in its turn is streamed; if that does not end with its reply, the reply comes after it.
 
     Args:
         models: what there is, by the names clients ask for.

@@ -169,6 +169,51 @@ async def test_a_stream_ends_with_the_usage_when_that_is_wanted(tmp_path: Path) 
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+class Searching(AgentBase):
+    """Says something aloud before it answers."""
+
+    def __init__(self, *aloud: str, answer: str = "The answer is 42.") -> None:
+        super().__init__("Searching")
+        self.aloud = aloud
+        self.answer = answer
+
+    async def reply(self, x: Any = None) -> Msg:
+        for each in self.aloud:
+            await self.speak(Speech("text", each))
+        return Msg(self.name, self.answer, "assistant")
+
+
+@pytest.mark.parametrize(
+    ("aloud", "heard"),
+    [
+        ([], "The answer is 42."),
+        (["The answer ", "is 42."], "The answer is 42."),
+        (["The answer is 42. "], "The answer is 42. "),
+        (["Let me look ..."], "Let me look ...\n\nThe answer is 42."),
+        (["Let me look ...", "\n", "The answer is 42."], "Let me look ...\nThe answer is 42."),
+    ],
+)
+async def test_the_answer_is_in_the_stream_whatever_was_said_before(
+    tmp_path: Path, aloud: list[str], heard: str
+) -> None:
+    async with talking_to(tmp_path, {"ann": lambda: Searching(*aloud)}) as client:
+        stream = await client.chat.completions.create(model="ann", messages=HELLO, stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == heard
+
+
+async def test_what_an_agent_says_before_and_after_its_tools_stays_apart(tmp_path: Path) -> None:
+    def look() -> str:
+        """Look around."""
+        return "42"
+
+    call = ToolCallPart("c1", "look", {}, "{}")
+    model = native(ScriptedModel([ModelResponse("I will look.", tool_calls=[call]), "It is 42."]))
+    async with talking_to(tmp_path, {"ann": lambda: ReActAgent("Ann", None, model, tools=[look])}) as client:
+        stream = await client.chat.completions.create(model="ann", messages=HELLO, stream=True)
+        heard = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert heard == "I will look.\n\nIt is 42."
+
+
 async def test_the_clients_stream_helper_puts_the_answer_together(tmp_path: Path) -> None:
     async with (
         talking_to(tmp_path, {"ann": ann_with(ScriptedModel(["one two"]))}) as client,
