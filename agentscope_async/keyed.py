@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
+from ._made import Made
 from .errors import ConfigError
 from .keyed_agent import KeyedAgent
 from .keyed_unsaved import RETRY_S, Unsaved
@@ -63,6 +64,7 @@ class KeyedAgents:
         self._known: WeakValueDictionary[str, KeyedAgent] = WeakValueDictionary()
         # Those with an agent in memory, and when each was used last (loop time), least recent first.
         self._awake: OrderedDict[KeyedAgent, float] = OrderedDict()
+        self.made = Made()
         self.unsaved = Unsaved()
         self._being_saved: set[KeyedAgent] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -138,10 +140,6 @@ class KeyedAgents:
     def trim_soon(self) -> None:
         """Drop what is too many once the turn that ends here is over."""
         asyncio.get_running_loop().call_soon(self._trim)
-
-    def is_in_memory(self, made: Any) -> bool:
-        """Some key has this very agent."""
-        return any(each.inner is made for each in self._awake)
 
     # -- dropping --
 

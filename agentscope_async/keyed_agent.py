@@ -43,7 +43,7 @@ class KeyedAgent(AgentBase):
         is_saved: there is nothing in memory that is not in the store.
     """
 
-    __slots__ = ("inner", "is_saved", "_agents", "_record", "_version", "__weakref__")
+    __slots__ = ("inner", "is_saved", "_agents", "_record", "_version")
 
     # A failing turn is undone by the agent within; this one has no memory of its own.
     def __init__(self, key: str, agents: KeyedAgents, *, record: str | None = None) -> None:
@@ -208,9 +208,10 @@ def _checked(made: Any, agents: KeyedAgents) -> Any:
             f"The factory of {agents.name!r} is to return an agent, with state() and load_state(), "
             f"not a value of type {type(made).__name__}."
         )
-    if agents.is_in_memory(made):
+    if not agents.made.is_new(made):
         raise ConfigError(
-            f"The factory of {agents.name!r} gave the same agent for two keys; each needs one of its own."
+            f"The factory of {agents.name!r} gave the same agent twice, which would mix up what is said to "
+            f"two keys; it is to make a new one each time."
         )
     return made
 

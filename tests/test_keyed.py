@@ -169,8 +169,35 @@ async def test_a_factory_that_gives_no_agent_is_told_so(tmp_path: Path) -> None:
             await rt.agents(lambda key: 5, key="ann")("a")
         agents = rt.agents(lambda key: shared, name="shared")
         await agents.get("ann")("a")
-        with pytest.raises(ConfigError, match="same agent for two keys"):
+        with pytest.raises(ConfigError, match="same agent twice"):
             await agents.get("bob")("a")
+
+
+@pytest.mark.parametrize("key", ["ann", "bob"])
+async def test_an_agent_that_was_dropped_is_not_given_again(tmp_path: Path, key: str) -> None:
+    given = iter([(one := chat("ann")), chat("eve"), one])
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(lambda key: next(given), name="pool", live=1)
+        for first in ("ann", "eve"):
+            await agents.get(first)("a secret")
+        await settled()
+        assert agents.live_count == 1
+        with pytest.raises(ConfigError, match="same agent twice"):
+            await agents.get(key)("hello")
+
+
+async def test_an_agent_nobody_can_tell_from_another_is_refused(tmp_path: Path) -> None:
+    class Bare:
+        __slots__ = ()
+
+        async def state(self) -> dict[str, Any]:
+            return {}
+
+        load_state = state
+
+    async with Runtime(save_dir=tmp_path) as rt:
+        with pytest.raises(ConfigError, match="__weakref__"):
+            await rt.agents(lambda key: Bare(), name="bare").get("ann")("a")
 
 
 # -- it is an agent like any other --

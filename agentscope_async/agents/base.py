@@ -62,7 +62,9 @@ class AgentBase(Speaker):
     # A wrapper in subclasses that cannot do without; None is theirs to refuse.
     model: Any
 
-    __slots__ = ("name", "sys_prompt", "model", "_memory", "_mailbox", "_options", "_runtime")
+    __slots__ = (
+        "name", "sys_prompt", "model", "_memory", "_mailbox", "_options", "_runtime", "__weakref__",
+    )  # fmt: skip
 
     keeps_failed_turns: ClassVar[bool] = False
     _observes_plainly: ClassVar[bool] = True

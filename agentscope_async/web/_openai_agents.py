@@ -8,6 +8,7 @@ from copy import copy
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from .._made import Made
 from .._settings import parameters
 from .._tasks import finish
 from ..agents import DialogAgent, ReActAgent
@@ -38,7 +39,7 @@ class Offer:
         """
         self.name = name
         self._make = self._maker(target)
-        self._former: list[Any] = []
+        self._made = Made()
 
     async def fresh(self) -> Any:
         """Return an agent for one request.
@@ -47,14 +48,12 @@ class Offer:
             ConfigError: the factory gave something else, or the same as for another request.
         """
         agent = await self._as_agent(await finish(self._make()))
-        parts = [agent, *members(agent)]
-        # Those of the request before and those in use tell: what a factory gives twice, it gives often.
-        if any(part in self._former or isinstance(getattr(part, "model", None), Told) for part in parts):
+        parts = {id(part): part for part in (agent, *members(agent))}  # once, also who sits in a team twice
+        if not all(self._made.is_new(part) for part in parts.values()):
             raise ConfigError(
                 f"The factory of {self.name!r} gave the same agent for two requests, which would mix up what "
                 f"their clients said; each needs one of its own."
             )
-        self._former = parts
         return agent
 
     def _maker(self, target: Any) -> Callable[[], Any]:

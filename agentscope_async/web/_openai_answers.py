@@ -73,7 +73,7 @@ class Answer:
         return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
 
     def ending(self, reply: Msg, *, spoken: str) -> list[dict[str, Any]]:
-        """Return the last pieces: the reply if it was not spoken yet, why it ended and, if wanted, the usage."""
+        """Return the last pieces: the reply unless it was spoken, why it ended and, if wanted, the usage."""
         text = text_of(reply)
         deltas: list[dict[str, Any]] = []
         if not _without_spaces(spoken).endswith(_without_spaces(text)):

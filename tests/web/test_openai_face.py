@@ -760,17 +760,17 @@ class Plain(AgentBase):
         return Msg(self.name, "yes", "assistant")
 
 
-@pytest.mark.parametrize(
-    "agents", [[Plain("Ann")], [DialogAgent(n, None, EchoModel()) for n in ("Ann", "Bob")]]
-)
+@pytest.mark.parametrize("agent", [Plain("Ann"), DialogAgent("Ann", None, EchoModel())])
 @pytest.mark.parametrize("is_team", [True, False])
+@pytest.mark.parametrize("size", [1, 2])
 async def test_a_factory_that_gives_an_agent_again_is_found_out(
-    tmp_path: Path, agents: list[AgentBase], is_team: bool
+    tmp_path: Path, agent: AgentBase, is_team: bool, size: int
 ) -> None:
-    given = itertools.cycle([copy.copy(agent) for agent in agents])
+    pool = [copy.copy(agent) for _ in range(size)]
+    given = itertools.cycle(pool)
     factory = (lambda: SequentialPipeline([next(given)])) if is_team else (lambda: next(given))
     async with talking_to(tmp_path, {"ann": factory}) as client:
-        for _ in agents:
+        for _ in pool:
             await client.chat.completions.create(model="ann", messages=HELLO)
         with pytest.raises(openai.InternalServerError):
             await client.chat.completions.create(model="ann", messages=HELLO)
