@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import errors
@@ -11,7 +11,7 @@ from ..keyed_agent import UnsavedStateError
 from ..keyed_unsaved import StoreFailingError
 from ..logging import brief, get_logger
 
-__all__ = ["Problem", "Refusal", "STORE_FAILING", "problem_of", "refusal_of"]
+__all__ = ["INTERNAL", "Problem", "Refusal", "STORE_FAILING", "problem_of", "refusal_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +73,27 @@ _KNOWN: tuple[tuple[type[BaseException], Problem], ...] = (
     (UnsavedStateError, Problem(503, "not_saved", "The answer could not be saved, and may be lost.", 1)),
 )
 _MAX_REASON = 300
-_INTERNAL = Problem(500, "internal", "Something went wrong here; it is in the log of the service.")
+MAX_WAIT_S = 3600
+INTERNAL = Problem(500, "internal", "Something went wrong here; it is in the log of the service.")
 
 
 def problem_of(error: BaseException) -> Problem:
     """Return what a client is told of an error; what is not for clients is logged."""
     if isinstance(error, Refusal):
         return error.problem
-    problem = next((known for kind, known in _KNOWN if isinstance(error, kind)), _INTERNAL)
-    get_logger().error(
-        "web_turn_failed", type=problem.type, error=brief(error), exc_info=problem is _INTERNAL
-    )
-    wait_s = getattr(error, "retry_after_s", None)
-    if wait_s and problem.retry_after_s is not None:
-        problem = Problem(problem.status, problem.type, problem.message, max(1, round(min(wait_s, 3600))))
+    problem = next((known for kind, known in _KNOWN if isinstance(error, kind)), INTERNAL)
+    get_logger().error("web_turn_failed", type=problem.type, error=brief(error), exc_info=problem is INTERNAL)
+    if problem.retry_after_s is not None and (wait_s := _wait_s(error)) is not None:
+        problem = replace(problem, retry_after_s=wait_s)
     return problem
+
+
+def _wait_s(error: BaseException) -> int | None:
+    """Return the whole seconds an error says to wait; None: it says none, or nonsense."""
+    wait_s = getattr(error, "retry_after_s", None)
+    if not isinstance(wait_s, int | float) or not wait_s > 0:  # nor is NaN
+        return None
+    return max(1, round(min(wait_s, MAX_WAIT_S)))
 
 
 def refusal_of(errors: Sequence[Any]) -> Refusal:

@@ -10,9 +10,12 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import orjson
+
 from ..errors import ConfigError, InterruptedTurnError
+from ..logging import brief, get_logger
 from ..message import ContentPart, Speech
-from .problems import Problem, Refusal, problem_of
+from .problems import INTERNAL, Problem, Refusal, problem_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -190,6 +193,7 @@ class Talk:
             self._add("speech", {"kind": speech.kind, "text": speech.text})
 
     def _add(self, kind: str, data: dict[str, Any]) -> None:
+        orjson.dumps(data)  # what cannot be sent fails the turn, here, and not each of those who follow it
         self._events.append(TalkEvent(len(self._events) + 1, kind, data))
         self._wake()
 
@@ -214,14 +218,12 @@ class Talk:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         # Its last event and its end are one: whoever has seen the one finds the other.
-        if self.reply is None:
-            self.error = self._interruption or self.error
-            self._problem = problem_of(self.error) if self.error is not None else _CANCELLED
-            self._add("error", self._problem.to_dict())
-        else:
-            if (usage := self.reply.get("usage")) is not None:
-                self._add("usage", usage._asdict())
-            self._add("message", self.reply.to_dict())
+        try:
+            self._conclude()
+        except Exception as error:  # an error, or a reply, of a class of the application's own
+            self.reply, self.error, self._problem = None, error, INTERNAL
+            get_logger().error("web_turn_failed", type=INTERNAL.type, error=brief(error), exc_info=error)
+            self._add("error", INTERNAL.to_dict())
         self.is_over = True
         for waiting in self._questions.values():  # of work in the background, which the turn did not wait for
             if not waiting.done():
@@ -231,6 +233,16 @@ class Talk:
             self.forget()
         elif not self._followers:
             self._talks.keep(self)
+
+    def _conclude(self) -> None:
+        if self.reply is None:
+            self.error = self._interruption or self.error
+            self._problem = problem_of(self.error) if self.error is not None else _CANCELLED
+            self._add("error", self._problem.to_dict())
+            return
+        if (usage := self.reply.get("usage")) is not None:
+            self._add("usage", usage._asdict())
+        self._add("message", self.reply.to_dict())
 
     def _may_be_missed(self) -> bool:
         return self.is_resumable or not self.is_over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from fastapi import FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse
 
-from agentscope_async import AgentBase, ConfigError, DialogAgent, EchoModel, Msg, Tht
-from agentscope_async.web import expose, lifespan
+from agentscope_async import AgentBase, ConfigError, DialogAgent, EchoModel, Msg, RateLimited, Speech, Tht
+from agentscope_async.web import expose, lifespan, openai_api
 from tests.web.serving import client_of, said
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -81,6 +82,67 @@ def test_the_openapi_names_what_is_refused(tmp_path: Path) -> None:
     for path, method in (("/chat", "post"), ("/chat/stream", "post"), *history):
         refused = schema["paths"][path][method]["responses"]["422"]["content"]["application/json"]
         assert refused["schema"]["$ref"] == "#/components/schemas/ProblemAnswer"
+
+
+# -- errors of the agents' own --
+
+
+class Failing(AgentBase):
+    def __init__(self, error: Exception) -> None:
+        super().__init__("Failing")
+        self.error = error
+
+    async def reply(self, x: Any = None) -> Msg:
+        raise self.error
+
+
+def rate_limited(retry_after_s: Any) -> Exception:
+    return RateLimited("busy", provider="x", model="m", retry_after_s=retry_after_s)
+
+
+@pytest.mark.parametrize(
+    ("said_s", "told"),
+    [(0.2, "1"), (7.4, "7"), (math.inf, "3600"), (math.nan, "1"), (-5.0, "1"), ("5", "1"), (None, "1")],
+)
+async def test_a_wait_that_is_none_is_not_told(said_s: Any, told: str, tmp_path: Path) -> None:
+    async with client_of(app_of(Failing(rate_limited(said_s)), tmp_path)) as http:
+        answer = await http.post("/Failing", json=said("x"))
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, told)
+        events = (await http.post("/Failing/stream", json=said("x"))).text
+        assert f'"retry_after_s":{told}' in events
+        assert (await http.get("/health")).json()["turns"] == 0
+
+
+class Unspeakable(Exception):
+    @property
+    def retry_after_s(self) -> float:
+        raise LookupError("not even that")
+
+
+async def test_an_error_that_cannot_be_told_ends_the_turn_all_the_same(tmp_path: Path) -> None:
+    async with client_of(app_of(Failing(Unspeakable()), tmp_path)) as http:
+        answer = await http.post("/Failing", json=said("x"))
+        assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal")
+        assert '"type":"internal"' in (await http.post("/Failing/stream", json=said("x"))).text
+        assert (await http.get("/health")).json()["turns"] == 0
+
+
+class Garbling(AgentBase):
+    async def reply(self, x: Any = None) -> Msg:
+        await self.speak(Speech("text", "\ud800"))
+        return Msg(self.name, "fine", "assistant")
+
+
+async def test_words_that_cannot_be_sent_are_an_error_of_the_turn(tmp_path: Path) -> None:
+    app = app_of(Garbling("Garbling"), tmp_path)
+    app.include_router(openai_api({"garbling": lambda: Garbling("Garbling")}))
+    async with client_of(app) as http:
+        answer = await http.post("/Garbling/stream", json=said("x"))
+        assert (answer.status_code, answer.text.count("event: ")) == (200, 1)
+        assert '"type":"internal"' in answer.text
+        body = {"model": "garbling", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        assert (await http.post("/v1/chat/completions", json=body)).status_code == 500
+        assert (await http.get("/health")).json()["turns"] == 0
 
 
 # -- what dependencies raise --

@@ -21,6 +21,7 @@ from agentscope_async import (
     EchoModel,
     FunctionModel,
     Msg,
+    Speech,
     UserAgent,
 )
 from agentscope_async.web import ask_person, expose, lifespan
@@ -302,6 +303,19 @@ async def test_a_frame_that_is_too_large_closes_the_socket(tmp_path: Path) -> No
             await client.receive()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
+
+
+async def test_words_that_cannot_be_sent_end_the_turn_and_not_the_conversation(tmp_path: Path) -> None:
+    class Garbling(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            if x.text == "garble":
+                await self.speak(Speech("text", "\ud800"))
+            return Msg(self.name, "fine", "assistant")
+
+    async with socket(app_of(Garbling("chat"), tmp_path)) as client:
+        await client.begin()
+        assert await client.talk("garble") == "internal"
+        assert await client.talk("speak") == "fine"
 
 
 async def test_too_many_turns_are_told(tmp_path: Path) -> None:
