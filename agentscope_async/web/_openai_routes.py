@@ -22,7 +22,7 @@ from ._openai_messages import arguments_for, check_tools, has_tools, read_messag
 from ._openai_schema import Ask, Completion, ErrorAnswer, ModelCard, ModelCards
 from .problems import Refusal
 from .talks import Place, Talk, Talks
-from .turns import TurnStream, capped, runtime_of, whole_reply
+from .turns import TurnStream, capped, runtime_of, while_connected, whole_reply
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -93,7 +93,7 @@ def _add_completions(router: APIRouter, offers: Mapping[str, Offer], talks: Talk
         if ask.model not in offers:
             raise UnknownModel(ask.model)
         with talks.place() as place:
-            turn = await _Turn.prepare(ask, offers[ask.model], place)
+            turn = await while_connected(_Turn.prepare(ask, offers[ask.model], place), request.receive)
         if ask.stream:
             return turn.stream(runtime)
         return await turn.whole(runtime, request)

@@ -37,7 +37,7 @@ from .sessions import Desk, Session, Sessions, record_kind
 from .socket import SocketTalk, check_origin
 from .streaming import Events, read_event_id
 from .talks import Place, Talk, Talks
-from .turns import TurnStream, capped, runtime_of, whole_reply
+from .turns import TurnStream, capped, runtime_of, while_connected, whole_reply
 
 if TYPE_CHECKING:
     from ..keyed import KeyedAgents
@@ -151,7 +151,7 @@ def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) ->
     ) -> Msg:
         runtime = runtime_of(request)
         with exposed.talks.place() as place:
-            session = await exposed.enter(runtime, session_id, user)
+            session = await while_connected(exposed.enter(runtime, session_id, user), request.receive)
             talk = exposed.talk(place, runtime, session, msg)
         response.headers.update(_session_header(session))
         return await whole_reply(talk, runtime, request.receive)
@@ -180,7 +180,7 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
         if last_event_id is not None:
             return await follow_again(runtime, last_event_id, session_id, user)
         with exposed.talks.place() as place:
-            session = await exposed.enter(runtime, session_id, user)
+            session = await while_connected(exposed.enter(runtime, session_id, user), request.receive)
             talk = exposed.talk(place, runtime, session, msg, is_resumable=True)
         begin = partial(talk.begin, runtime, is_heard=True)
         return TurnStream(talk, Events(talk.id), begin=begin, headers=_session_header(session))
@@ -194,7 +194,7 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
             if session_id is None:
                 raise Refusal(400, "bad_session", f"Last-Event-ID goes with {SESSION}.")
             session = await exposed.visit(runtime, session_id, user)
-        talk = exposed.talks.find(turn, exposed.owner(session))
+        talk = exposed.talks.find(turn, exposed.owner(session), after=number)
         return TurnStream(talk, Events(talk.id), begin=None, after=number, headers=_session_header(session))
 
 

@@ -53,9 +53,11 @@ def expose(
             HTTPException. A session then is of use to its user only. For the websocket it must not
             ask for a Request: ``Header()`` or ``HTTPConnection`` work for both.
         linger_s: so many seconds a turn goes on when its client has left; a stream's client can
-            come back meanwhile, with ``Last-Event-ID``, and gets what it missed.
-        max_turns: so many turns run at once; further ones are refused with 503. So many that
-            are over are kept, at most, for clients to come back to.
+            come back meanwhile, with ``Last-Event-ID``, and gets what it missed. So can one that
+            lost the end of a stream, so long after that. A client that takes nothing for 30
+            seconds has left.
+        max_turns: so many turns run, or are still being sent, at once; further ones are refused
+            with 503. So many that are over are kept, at most, for clients to come back to.
         retry_after_s: what these are told to wait.
         max_body_bytes: of a message; larger ones are refused with 413.
         origins: of web pages that may open the websocket, such as ``"https://example.org"``, besides

@@ -27,6 +27,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from .._tasks import cancel_all
 from .problems import Problem, Refusal, problem_of, refusal_of
+from .talks import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -148,9 +149,9 @@ class SocketTalk:
     async def _tell(self, talk: Talk) -> None:
         """Send what happens in a turn; a connection that is lost shows in the loop that reads."""
         async for event in talk.follow():
-            if event.kind in ("message", "error"):  # the last one
+            if event.kind in LAST:
                 self._talk = None  # whoever reads this may speak again
-                await talk.leave(has_heard_all=True)
+                await talk.leave()
             await self._send(event.kind, event.data)
 
     async def _end(self) -> None:
@@ -159,7 +160,7 @@ class SocketTalk:
             if not self._telling.cancelled():
                 self._telling.exception()  # of a connection that is lost
         if self._talk is not None:
-            await self._talk.leave(has_heard_all=False)
+            await self._talk.leave()
 
     async def _receive(self) -> dict[str, Any]:
         """Return the next frame; what is none is answered here."""

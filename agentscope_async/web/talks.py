@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import orjson
 
-from ..errors import ConfigError, InterruptedTurnError
+from ..errors import ConfigError, InterruptedTurnError, RuntimeClosedError
 from ..logging import brief, get_logger
 from ..message import ContentPart, Speech
 from .problems import INTERNAL, Problem, Refusal, problem_of
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from ..message import Msg
     from ..runtime import Runtime
 
-__all__ = ["Place", "Talk", "Talks", "TalkEvent", "ask_person"]
+__all__ = ["LAST", "Place", "Talk", "Talks", "TalkEvent", "ask_person"]
+
+LAST = ("message", "error")
+"""The kinds of events that end a turn."""
+BACKLOG = 256
+"""While a turn is so many events ahead of who follows it, its next words are joined ..."""
+JOINED_CHARACTERS = 4096
+"""... up to so many, as an event takes fifty times the memory of a short word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +85,11 @@ class Talk:
         self._agent = agent
         self._msg = msg
         self._takes_input = takes_input
-        self.is_resumable = is_resumable
-        self._interruption: InterruptedTurnError | None = None
-        self._events: list[TalkEvent] = []
+        self.is_resumable = self._keeps_all = is_resumable and self._talks.linger_s > 0
+        self._interruption: Exception | None = None
+        self._events: list[TalkEvent] = []  # all, or those that who follows has still to hear
+        self._count = 0
+        self._heard = 0  # the number of the last event that somebody has
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._followers = 0
@@ -99,7 +108,7 @@ class Talk:
         self._followers += 1
         self._stay()
 
-    async def leave(self, *, has_heard_all: bool) -> None:
+    async def leave(self) -> None:
         """Count one less; the last one's leaving ends the turn, at once or after ``linger_s``.
 
         At once means that the turn, and the model call behind it, has ended on return.
@@ -107,7 +116,9 @@ class Talk:
         self._followers -= 1
         if self._followers:
             return
-        linger_s = 0.0 if has_heard_all or not self._may_be_missed() else self._talks.linger_s
+        if self.is_over or self._task is None:
+            self._place.leave()
+        linger_s = self._talks.linger_s if self._may_be_missed() else 0.0
         if linger_s:
             self._ending = asyncio.get_running_loop().call_later(linger_s, self._expire)
             if self.is_over:
@@ -121,8 +132,11 @@ class Talk:
         """Yield the events after that number, those of the past first, until the turn is over."""
         while True:
             grown = self._grown
-            for event in self._events[after:]:
+            for event in self._take(after):
                 after = event.number
+                self._heard = max(self._heard, after)
+                if event.kind in LAST and self._followers == 1:
+                    self._place.leave()  # whoever has this event may speak again
                 yield event
             if grown is self._grown:
                 if self.is_over:
@@ -146,10 +160,17 @@ class Talk:
 
         Not the agent's running turn, which may be somebody else's.
         """
+        return self._end_with(InterruptedTurnError(self._agent.name, reason))
+
+    def close(self) -> None:
+        """End this turn, as the service closes; those who follow it are told so."""
+        self._end_with(RuntimeClosedError("The service closes."))
+
+    def _end_with(self, error: Exception) -> bool:
         if self._task is None or self._task.done():
             return False
         if self._interruption is None:
-            self._interruption = InterruptedTurnError(self._agent.name, reason)
+            self._interruption = error
             self._task.cancel()
         return True
 
@@ -158,6 +179,11 @@ class Talk:
         self.is_resumable = False
         if not self.interrupt(reason):
             self.forget()
+
+    @property
+    def events(self) -> int:
+        """How many there were so far."""
+        return self._count
 
     def answer(self, question: str, text: str) -> bool:
         """Give a person's answer to an ``input_request``; False: that is not open."""
@@ -194,8 +220,28 @@ class Talk:
 
     def _add(self, kind: str, data: dict[str, Any]) -> None:
         orjson.dumps(data)  # what cannot be sent fails the turn, here, and not each of those who follow it
-        self._events.append(TalkEvent(len(self._events) + 1, kind, data))
+        if self._joins(kind, data):
+            last = self._events[-1]
+            joined = {**data, "text": last.data["text"] + data["text"]}
+            self._events[-1] = TalkEvent(last.number, kind, joined)
+        else:
+            self._count += 1
+            self._events.append(TalkEvent(self._count, kind, data))
         self._wake()
+
+    def _joins(self, kind: str, data: dict[str, Any]) -> bool:
+        if self._count - self._heard < BACKLOG or kind != "speech" or not self._events:
+            return False
+        last = self._events[-1]
+        is_alike = last.kind == kind and last.data["kind"] == data["kind"]
+        return is_alike and len(last.data["text"]) + len(data["text"]) <= JOINED_CHARACTERS
+
+    def _take(self, after: int) -> list[TalkEvent]:
+        """Return the events after that number; those nobody can come back for are let go of."""
+        if self._keeps_all:
+            return self._events[after:]
+        events, self._events = self._events, []
+        return events
 
     def _wake(self) -> None:
         grown, self._grown = self._grown, asyncio.Event()
@@ -228,7 +274,8 @@ class Talk:
         for waiting in self._questions.values():  # of work in the background, which the turn did not wait for
             if not waiting.done():
                 waiting.set_exception(_gone())
-        self._place.leave()
+        if not self._followers:
+            self._place.leave()
         if not self._followers and (self._ending is None or not self.is_resumable):
             self.forget()
         elif not self._followers:
@@ -245,7 +292,8 @@ class Talk:
         self._add("message", self.reply.to_dict())
 
     def _may_be_missed(self) -> bool:
-        return self.is_resumable or not self.is_over
+        # Also what was sent to its end: how much of that has arrived nobody knows.
+        return self._task is not None and (self.is_resumable or not self.is_over)
 
     def _stay(self) -> None:
         if self._ending is not None:
@@ -325,15 +373,17 @@ class Talks:
         """Let another turn have this room."""
         self._places.discard(place)
 
-    def find(self, id: str, owner: str) -> Talk:
-        """Return a turn that can be followed again, for whom it belongs to.
+    def find(self, id: str, owner: str, *, after: int) -> Talk:
+        """Return a turn that can be followed again after an event, for whom it belongs to.
 
         Raises:
-            Refusal: there is none, or not for them.
+            Refusal: there is none, or not for them, or it has no such event yet.
         """
         talk = self._by_id.get(id)
         if talk is None or talk.owner != owner or not talk.is_resumable:
             raise Refusal(410, "turn_gone", "This turn is not kept; look at the history and ask again.")
+        if after > talk.events:
+            raise Refusal(400, "bad_event_id", "Last-Event-ID is the id of an event of this turn.")
         self._kept.pop(talk, None)  # until it is left again
         return talk
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from ..message import Msg
     from .talks import Talk, TalkEvent
 
-__all__ = ["Encoder", "TurnStream", "capped", "runtime_of", "whole_reply"]
+__all__ = ["Encoder", "TurnStream", "capped", "runtime_of", "while_connected", "whole_reply"]
 
 PING_S = 15.0
 PING = b":\n\n"
 """A comment, which keeps the connection open."""
+
+SEND_S = 30.0
+"""A client that takes nothing for so long is as good as gone."""
 
 T = TypeVar("T")
 
@@ -43,8 +46,12 @@ def runtime_of(connection: HTTPConnection) -> Runtime:
     if not isinstance(runtime, Runtime):
         raise NoRuntimeError("What is served here: FastAPI(lifespan=lifespan()) has one. It")
     if not runtime.is_open:
-        raise Refusal(503, "closing", "The service is closing.", 1)
+        raise _closing()
     return runtime
+
+
+def _closing() -> Refusal:
+    return Refusal(503, "closing", "The service is closing.", 1)
 
 
 def capped(request: Request, max_bytes: int) -> Receive:
@@ -66,17 +73,34 @@ def capped(request: Request, max_bytes: int) -> Receive:
     return receive
 
 
+class ClientGone(Refusal):
+    """The client has closed its connection; nobody reads this."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "gone", "The client has left.")
+
+
+async def while_connected(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """Do ``work`` unless the client leaves meanwhile, or has left by then, or the service closes.
+
+    Raises:
+        ClientGone: it has left.
+        Refusal: the service closes.
+    """
+    working = asyncio.create_task(work, name="web work")
+    await _first_of(working, receive, working.cancel)
+    if working.cancelled():
+        raise _closing()
+    return working.result()
+
+
 async def whole_reply(talk: Talk, runtime: Runtime, receive: Receive) -> Msg:
     """Have a turn to its end, unless the client leaves before.
 
     Raises:
         Refusal: there is no reply; it says what the client may know.
     """
-    begin = partial(talk.begin, runtime, is_heard=False)
-    hearing = await _attend(talk, begin, receive, talk.result)
-    if hearing.cancelled():
-        raise Refusal(499, "gone", "The client has left.")  # nobody reads this
-    return hearing.result()
+    return await _attend(talk, partial(talk.begin, runtime, is_heard=False), receive, talk.result)
 
 
 class Encoder:
@@ -122,10 +146,9 @@ class TurnStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request."""
-        sending = await _attend(self._talk, self._begin, receive, partial(self._send, scope, receive, send))
-        error = None if sending.cancelled() else sending.exception()
-        if error is not None and not isinstance(error, OSError):  # that is how servers say it has gone
-            raise error
+        with suppress(ClientGone, OSError):  # this is how servers say it has gone
+            answer = partial(self._send, scope, receive, _limited(send))
+            await _attend(self._talk, self._begin, receive, answer)
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         encoder = self._encoder
@@ -154,24 +177,55 @@ async def _attend(
     begin: Callable[[], None] | None,
     receive: Receive,
     follow: Callable[[], Coroutine[Any, Any, T]],
-) -> asyncio.Task[T]:
+) -> T:
     """Begin a turn and follow it, until that is done or the client leaves, which ends the turn.
 
-    The task that is returned has ended; it is cancelled if the client has left.
+    Raises:
+        ClientGone: it has left.
     """
     talk.join()
-    following = gone = None
     try:
         if begin is not None:
             begin()
         following = asyncio.create_task(follow(), name="web answer")
-        gone = asyncio.create_task(_until_gone(receive), name="web client")
-        await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
+        await _first_of(following, receive, talk.close)
+        return following.result()
     finally:
-        await cancel_all([each for each in (following, gone) if each is not None])
-        has_heard_all = following is not None and not following.cancelled() and following.exception() is None
-        await talk.leave(has_heard_all=has_heard_all)
-    return following
+        await talk.leave()
+
+
+async def _first_of(working: asyncio.Task[Any], receive: Receive, close: Callable[[], object]) -> None:
+    """Wait for a task to end, after ``close()`` if the service closes; cancel it if the client leaves.
+
+    Raises:
+        ClientGone: it has left.
+    """
+    gone = asyncio.create_task(_until_gone(receive), name="web client")
+    try:
+        try:
+            await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError as error:
+            if not _is_shutdown(error):
+                raise
+            close()
+            await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        is_gone = gone.done()
+    finally:
+        await cancel_all([working, gone])
+        for each in (working, gone):
+            if not each.cancelled():
+                each.exception()  # told to whoever asks for the result
+    if is_gone:
+        raise ClientGone
+
+
+def _is_shutdown(error: asyncio.CancelledError) -> bool:
+    """Whether the server cancels its requests as it ends, and still sends what they answer quickly.
+
+    Others who cancel a request, as middleware does, have an answer of their own. Uvicorn says
+    "Task cancelled, timeout graceful shutdown exceeded" (uvicorn/server.py, ``shutdown``).
+    """
+    return "graceful shutdown" in "".join(map(str, error.args))
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -195,6 +249,16 @@ async def _with_pauses(events: AsyncGenerator[TalkEvent, None]) -> AsyncGenerato
                 yield event
     finally:
         await cancel_all([coming])
+
+
+def _limited(send: Send) -> Send:
+    """Send to a client that may cease to read: then this raises TimeoutError, which is an OSError."""
+
+    async def limited(message: Message) -> None:
+        async with asyncio.timeout(SEND_S):
+            await send(message)
+
+    return limited
 
 
 async def _send_part(send: Send, body: bytes) -> None:

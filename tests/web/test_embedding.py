@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI, Header, HTTPException
 
@@ -31,7 +32,8 @@ from agentscope_async import (
 from agentscope_async.message import ToolCallPart
 from agentscope_async.models.base import ModelResponse
 from agentscope_async.web import Sessions, expose, lifespan, turns
-from tests.web.serving import client_of, read_events, said
+from tests.web import serving
+from tests.web.serving import client_of, read_events, said, served
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -418,9 +420,49 @@ async def test_a_client_that_comes_back_gets_what_it_missed(tmp_path: Path) -> N
             rest = [(kind, json.loads(data)) async for kind, _, data in read_events(answer.aiter_lines())]
         assert [kind for kind, _ in rest] == ["speech", "message"]
         assert rest[0][1]["text"] == "second"
+        # How much of an answer has arrived nobody knows, so it can be had again, too.
+        again = await http.post("/Held/stream", json=said("x"), headers={"Last-Event-ID": id})
+        assert (again.status_code, again.text.count("event: ")) == (200, 2)
         assert held.mailbox.statistics().handled == 1
-        gone = await http.post("/Held/stream", json=said("x"), headers={"Last-Event-ID": id})
-        assert (gone.status_code, gone.json()["error"]["type"]) == (410, "turn_gone")
+        for number, status in ((3, 200), (4, 400)):
+            last = f"{id[:-1]}{number}"
+            answer = await http.post("/Held/stream", json=said("x"), headers={"Last-Event-ID": last})
+            assert (answer.status_code, "event: " in answer.text) == (status, False)
+
+
+async def test_without_time_to_come_back_nobody_does(tmp_path: Path) -> None:
+    held = Held()
+    async with (
+        client_of(app_of(held, tmp_path)) as http,
+        http.stream("POST", "/Held/stream", json=said("x")) as answer,
+    ):
+        _, id, _ = await anext(read_events(answer.aiter_lines()))
+        for each in (id, f"{'0' * 32}-1"):
+            gone = await http.post("/Held/stream", json=said("x"), headers={"Last-Event-ID": each})
+            assert (gone.status_code, gone.json()["error"]["type"]) == (410, "turn_gone")
+        held.go_on.set()
+
+
+@pytest.mark.parametrize("path", ["/Held", "/Held/stream"])
+async def test_a_service_that_closes_says_so_to_those_who_wait(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SHUTDOWN_S", 0)
+    held = Held()
+    async with httpx.AsyncClient() as http:
+        async with served(app_of(held, tmp_path, linger_s=60)) as origin:
+            asking = asyncio.create_task(http.post(f"{origin}{path}", json=said("x")))
+            await held.begun.wait()
+        answer = await asking
+        assert held.ended.is_set()
+        if path == "/Held":
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert answer.json()["error"]["type"] == "closing"
+        else:
+            events = answer.text.split("\n\n")
+            assert events[1].startswith("event: error\n")
+            assert '"type":"closing"' in events[1]
+            assert events[2:] == [""]
 
 
 async def test_a_turn_whose_client_stays_away_ends_after_its_time(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from fastapi import FastAPI
 from websockets.asyncio.client import connect
 
 from agentscope_async import AgentBase, DialogAgent, EchoModel, Msg, Speech, keyed_unsaved
-from agentscope_async.web import Sessions, expose, lifespan
+from agentscope_async.web import Sessions, expose, lifespan, openai_api, turns
 from agentscope_async.web.sessions import Desk
 from agentscope_async.web.talks import Talks
 from tests.web.serving import client_of, read_events, said, served
@@ -114,6 +116,90 @@ async def test_a_turn_that_is_being_entered_has_its_place(
             go_on.clear()
 
 
+class Leaving:
+    """A request that can be sent, and broken off, over a connection of its own."""
+
+    def __init__(self, origin: str, path: str, body: Any) -> None:
+        self._port = int(origin.rsplit(":", 1)[1])
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        self._request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+    async def __aenter__(self) -> asyncio.StreamReader:
+        reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writer.write(self._request)
+        return reader
+
+    async def __aexit__(self, *args: object) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+HELLO = {"model": "slow", "messages": [{"role": "user", "content": "x"}]}
+REQUESTS = [
+    ("/slow", said("x")),
+    ("/slow/stream", said("x")),
+    ("/v1/chat/completions", HELLO),
+    ("/v1/chat/completions", {**HELLO, "stream": True}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+async def test_a_client_that_leaves_while_its_agent_is_made_gives_back_its_place(
+    path: str, body: Any, tmp_path: Path, talks: list[Talks]
+) -> None:
+    making, ended = asyncio.Event(), asyncio.Event()
+
+    async def make(*key: str) -> AgentBase:
+        making.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    app = app_of({"slow": make}, tmp_path)
+    app.include_router(openai_api({"slow": lambda: make()}))
+    async with served(app) as origin:
+        async with Leaving(origin, path, body):
+            await making.wait()
+        await ended.wait()
+        while any(each.running for each in talks):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS[:2])
+async def test_no_turn_begins_for_a_client_that_left_while_its_session_was_looked_for(
+    path: str, body: Any, tmp_path: Path, talks: list[Talks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, is_left = asyncio.Event(), asyncio.Event()
+    real = Desk.begin
+
+    async def slowly(self: Desk, agents: Any, user: str | None) -> Any:
+        session = await real(self, agents, user)
+        looking.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_left.set()
+        return session
+
+    monkeypatch.setattr(Desk, "begin", slowly)
+    asked = []
+
+    def make(key: str) -> AgentBase:
+        asked.append(key)
+        return DialogAgent("Ann", None, EchoModel())
+
+    async with served(app_of({"slow": make}, tmp_path, linger_s=3600)) as origin:
+        async with Leaving(origin, path, body):
+            await looking.wait()
+        await is_left.wait()
+        while talks[0].running:
+            await asyncio.sleep(0)
+        assert (asked, talks[0]._by_id) == ([], {})
+
+
 # -- turns that are over --
 
 
@@ -183,7 +269,95 @@ async def test_of_streamed_turns_that_are_over_only_the_latest_are_kept(
             for id in ids
         ]
         assert found == [410, 410, 200, 200]
-        assert not talks[0]._by_id
+        assert len(talks[0]._by_id) == 2
+
+
+# -- clients that do not read --
+
+
+class Chatty(AgentBase):
+    """Says more than fits between it and a client that does not read, and then no more."""
+
+    def __init__(self) -> None:
+        super().__init__("Chatty")
+        self.ended = asyncio.Event()
+
+    async def reply(self, x: Any = None) -> Msg:
+        for _ in range(20_000):
+            await self.speak(Speech("text", "word " * 200))
+        self.ended.set()
+        return Msg(self.name, "done", "assistant")
+
+
+@asynccontextmanager
+async def not_reading(origin: str) -> AsyncIterator[None]:
+    async with Leaving(origin, "/Chatty/stream", said("x")) as reader:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        yield
+
+
+async def test_a_turn_has_its_place_until_its_client_has_all_of_it(
+    tmp_path: Path, talks: list[Talks]
+) -> None:
+    chatty = Chatty()
+    async with client_of(app_of(chatty, tmp_path, max_turns=1)) as http:
+        async with not_reading(str(http.base_url).rstrip("/")):
+            await chatty.ended.wait()
+            (talk,) = talks[0]._by_id.values()
+            while not talk.is_over:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert (await http.post("/Chatty", json=said("x"))).status_code == 503
+        await nothing_runs(http)
+        assert (await http.post("/Chatty", json=said("x"))).status_code == 200
+
+
+async def test_a_client_that_takes_nothing_for_long_is_gone(
+    tmp_path: Path, talks: list[Talks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "SEND_S", 0.1)
+    chatty = Chatty()
+    async with served(app_of(chatty, tmp_path)) as origin, not_reading(origin):
+        await chatty.ended.wait()
+        while talks[0].running:
+            await asyncio.sleep(0)
+        assert talks[0]._by_id == {}
+
+
+async def test_nothing_is_kept_of_what_was_heard_where_nobody_can_come_back(
+    tmp_path: Path, talks: list[Talks]
+) -> None:
+    held = Held()
+    async with (
+        client_of(app_of(held, tmp_path)) as http,
+        http.stream("POST", "/Held/stream", json=said("x")) as answer,
+    ):
+        await anext(read_events(answer.aiter_lines()))
+        (talk,) = talks[0]._by_id.values()
+        assert talk._events == []
+        held.go_on.set()
+
+
+@pytest.mark.parametrize("linger_s", [0, 60])
+async def test_words_are_joined_while_a_client_is_behind(linger_s: int, tmp_path: Path) -> None:
+    class Fast(AgentBase):
+        async def reply(self, x: Any = None) -> Msg:
+            for number in range(20_000):
+                await self.speak(Speech("thinking" if number // 5000 == 1 else "text", f"{number} "))
+            return Msg(self.name, "done", "assistant")
+
+    async with (
+        client_of(app_of(Fast("Fast"), tmp_path, linger_s=linger_s)) as http,
+        http.stream("POST", "/Fast/stream", json=said("x")) as answer,
+    ):
+        events = [each async for each in read_events(answer.aiter_lines())]
+    words = [json.loads(data) for kind, _, data in events if kind == "speech"]
+    assert "".join(each["text"] for each in words) == "".join(f"{number} " for number in range(20_000))
+    thoughts = "".join(each["text"] for each in words if each["kind"] == "thinking")
+    assert thoughts.split() == [str(number) for number in range(5000, 10_000)]
+    assert 256 <= len(words) < 2000
+    assert [int(id.split("-")[1]) for _, id, _ in events] == list(range(1, len(events) + 1))
 
 
 # -- agents that cannot be saved --

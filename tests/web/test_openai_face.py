@@ -41,6 +41,7 @@ from agentscope_async.models.base import ModelResponse
 from agentscope_async.pipelines.batch import DebateSpec
 from agentscope_async.web import lifespan, turns
 from agentscope_async.web.openai_face import openai_api
+from tests.web import serving
 from tests.web.serving import served
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -753,6 +754,41 @@ async def test_a_client_that_leaves_cancels_the_turn(tmp_path: Path, streamed: b
             asking.cancel()
         await held.ended.wait()
     assert not held.go_on.is_set()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_service_that_closes_says_so_to_those_who_wait(
+    tmp_path: Path, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SHUTDOWN_S", 0)
+    held = Held()
+    body = {"model": "ann", "messages": HELLO, "stream": streamed}
+    async with httpx.AsyncClient() as http:
+        async with talking_to(tmp_path, {"ann": lambda: held}) as client:
+            asking = asyncio.create_task(http.post(f"{client.base_url}chat/completions", json=body))
+            await held.begun.wait()
+        answer = await asking
+    assert (answer.status_code, '"code":"closing"' in answer.text) == (200 if streamed else 503, True)
+
+
+async def test_a_service_that_closes_makes_no_more_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SHUTDOWN_S", 0)
+    making = asyncio.Event()
+
+    async def make() -> AgentBase:
+        making.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with httpx.AsyncClient() as http:
+        async with talking_to(tmp_path, {"ann": lambda: make()}) as client:
+            body = {"model": "ann", "messages": HELLO}
+            asking = asyncio.create_task(http.post(f"{client.base_url}chat/completions", json=body))
+            await making.wait()
+        answer = await asking
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
 
 
 class Plain(AgentBase):
