@@ -22,7 +22,8 @@ class UnsavedStateError(AgentError):
     """The turn was done, but what the agent remembers of it could not be saved; the cause says why.
 
     Unless the conversation was taken further or deleted elsewhere, the agent keeps it, and it is
-    saved with the next turn, or in the background once the store is well again.
+    saved with the next turn, or in the background once the store is well again. An agent whose state
+    raises, or is not made of JSON values, is again what it was before the turn.
     """
 
     def __init__(self, agent: str, problem: str) -> None:
@@ -170,6 +171,11 @@ class KeyedAgent(AgentBase):
     async def _save(self, inner: Any) -> None:
         try:
             is_last = await _to_its_end(self._write(inner))
+        except _StateFault as fault:
+            # It would fail as often as it was tried. As it was saved the agent is of use again.
+            self.drop()
+            problem = f"{brief(fault.error)}; it remembers what it did before that turn."
+            raise UnsavedStateError(self.name, problem) from fault.error
         except Exception as error:
             self._agents.unsaved.add(self)
             raise UnsavedStateError(self.name, brief(error)) from error
@@ -180,10 +186,13 @@ class KeyedAgent(AgentBase):
 
     async def _write(self, inner: Any) -> bool:
         agents = self._agents
-        state = await inner.state()
-        version = await agents.store.save(
-            agents.name, self.name, state, version=self._version, record=self._record
-        )
+        state = await _state_of(inner)
+        try:
+            version = await agents.store.save(
+                agents.name, self.name, state, version=self._version, record=self._record
+            )
+        except TypeError as error:  # it is not made of JSON values
+            raise _StateFault(error) from error
         if version:
             self._version = version
             self.is_saved = True
@@ -214,6 +223,21 @@ def _checked(made: Any, agents: KeyedAgents) -> Any:
             f"two keys; it is to make a new one each time."
         )
     return made
+
+
+class _StateFault(Exception):
+    """The agent has no state that can be saved, whatever the store is like."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+async def _state_of(inner: Any) -> Any:
+    try:
+        return await inner.state()
+    except Exception as error:
+        raise _StateFault(error) from error
 
 
 async def _to_its_end(work: Coroutine[Any, Any, bool]) -> bool:

@@ -25,6 +25,7 @@ from agentscope_async import (
     InterruptedTurnError,
     KeyedAgent,
     KeyedAgents,
+    MessageError,
     Msg,
     Runtime,
     RuntimeClosedError,
@@ -709,6 +710,38 @@ async def test_a_deletion_waits_in_line(tmp_path: Path) -> None:
         assert [(await each).text for each in (running, before, after)] == ["ann 1", "ann 2", "ann 1"]
         assert await deleting
         assert remembered(await agents.saved("ann")) == ["after", "ann 1"]
+
+
+class Spoilt(Counting):
+    """Has a state that cannot be saved once it was told to."""
+
+    @property
+    def spoilt(self) -> dict[str, Any]:
+        raise MessageError("note", "is spoilt")
+
+    async def state(self) -> dict[str, Any]:
+        state = await super().state()
+        told = [each["content"] for each in state["memory"]]
+        if "no JSON" in told:
+            return {**state, "notes": {7: "x"}}
+        return {**state, **self.spoilt} if "raise" in told else state
+
+
+@pytest.mark.parametrize("fault", ["no JSON", "raise"])
+async def test_a_state_that_cannot_be_saved_is_the_fault_of_its_agent_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(keyed_unsaved, "MAX_UNSAVED", 1)
+    async with Runtime(save_dir=tmp_path) as rt:
+        agents = rt.agents(Spoilt)
+        await agents.get("ann")("a")
+        for key in ("ann", "bob"):
+            with pytest.raises(UnsavedStateError, match="before that turn"):
+                await agents.get(key)(fault)
+        assert (await agents.get("eve")("c")).text == "eve 1"
+        assert (await agents.get("ann")("b")).text == "ann 2"  # as it was saved
+        assert (await agents.get("bob")("b")).text == "bob 1"
+        assert agents.live_count == 3
 
 
 async def test_what_could_not_be_saved_can_be_deleted(
