@@ -22,7 +22,7 @@ from ._openai_messages import arguments_for, check_tools, has_tools, read_messag
 from ._openai_schema import Ask, Completion, ErrorAnswer, ModelCard, ModelCards
 from .problems import Refusal
 from .talks import Place, Talk, Talks
-from .turns import TurnStream, capped, runtime_of, while_connected, whole_reply
+from .turns import TurnStream, capped, check_is_json, runtime_of, while_connected, whole_reply
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -194,6 +194,7 @@ def _route_class(max_body_bytes: int, token: str | None) -> type[APIRoute]:
             async def guarded(request: Request) -> Response:
                 try:
                     _check_token(request, token)
+                    check_is_json(request)
                     return await handle(Request(request.scope, capped(request, max_body_bytes)))
                 except RequestValidationError as error:
                     return fault_of_validation(error.errors()).response()

@@ -37,7 +37,7 @@ from .sessions import Desk, Session, Sessions, record_kind
 from .socket import SocketTalk, check_origin
 from .streaming import Events, read_event_id
 from .talks import Place, Talk, Talks
-from .turns import TurnStream, capped, runtime_of, while_connected, whole_reply
+from .turns import TurnStream, capped, check_is_json, runtime_of, while_connected, whole_reply
 
 if TYPE_CHECKING:
     from ..keyed import KeyedAgents
@@ -354,11 +354,14 @@ def _route_class(max_body_bytes: int) -> type[APIRoute]:
 
             async def guarded(request: Request) -> Response:
                 try:
+                    check_is_json(request)
                     return await handle(_Asked(request.scope, capped(request, max_body_bytes)))
                 except RequestValidationError as error:
                     return _answer(refusal_of(error.errors()))
                 except _Unreadable as error:
                     return _answer(error.refusal)
+                except Refusal as refusal:
+                    return _answer(refusal)
 
             return guarded
 

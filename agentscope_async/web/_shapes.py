@@ -100,6 +100,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         404: "there is no such session",
         409: "the turn was interrupted",
         413: "the message or the conversation is too large",
+        415: "the body is not said to be JSON",
         422: "the message is not valid, or the model refuses it",
         429: "the budget is used up",
         500: "the service failed",

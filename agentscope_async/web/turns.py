@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..message import Msg
     from .talks import Talk, TalkEvent
 
-__all__ = ["Encoder", "TurnStream", "capped", "runtime_of", "while_connected", "whole_reply"]
+__all__ = ["Encoder", "TurnStream", "capped", "check_is_json", "runtime_of", "while_connected", "whole_reply"]
 
 PING_S = 15.0
 PING = b":\n\n"
@@ -52,6 +53,16 @@ def runtime_of(connection: HTTPConnection) -> Runtime:
 
 def _closing() -> Refusal:
     return Refusal(503, "closing", "The service is closing.", 1)
+
+
+def check_is_json(request: Request) -> None:
+    """Refuse with 415 a body that is not said to be JSON.
+
+    Browsers send others for any web page, with the cookies of our users, without asking us first.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and not re.fullmatch(r"application/(\S+\+)?json", kind):
+        raise Refusal(415, "bad_content_type", "Send Content-Type: application/json.")
 
 
 def capped(request: Request, max_bytes: int) -> Receive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,27 @@ async def test_a_body_that_is_no_json_is_refused_in_our_form(body: bytes, tmp_pa
     async with client_of(app_of(chat, tmp_path)) as http:
         answer = await http.post("/chat", content=body, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "bad_body")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "json", ";;,"])
+async def test_a_body_that_is_not_said_to_be_json_is_refused(kind: str | None, tmp_path: Path) -> None:
+    # Without asking the service, browsers send such bodies for any web page.
+    app = app_of(chat, tmp_path)
+    app.include_router(openai_api({"chat": lambda: chat("x")}))
+    headers = {} if kind is None else {"Content-Type": kind}
+    async with client_of(app) as http:
+        for path in ("/chat", "/chat/stream", "/v1/chat/completions"):
+            answer = await http.post(path, content=b"{}", headers=headers)
+            assert (answer.status_code, "Content-Type: application/json" in answer.text) == (415, True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "Application/JSON", "application/a+json"]
+)
+async def test_json_has_several_names(kind: str, tmp_path: Path) -> None:
+    async with client_of(app_of(chat, tmp_path)) as http:
+        answer = await http.post("/chat", content=json.dumps(said("x")), headers={"Content-Type": kind})
+        assert answer.status_code == 200
 
 
 async def test_a_refused_message_is_not_repeated(tmp_path: Path) -> None:
