@@ -26,6 +26,8 @@ import asyncio
 import os
 import socket
 
+from fastapi import FastAPI
+
 from agentscope_async import AgentBase, DialogAgent, Msg
 
 
@@ -68,6 +70,12 @@ def ann():
 eve = DialogAgent("Eve", None, "fake:echo")
 both = {"ann": ann, "eve": eve}
 nothing = 3
+app = FastAPI()
+apps = {"ann": ann, "app": app}
+
+
+def picky(model, prompt):
+    return ann()
 
 
 def gated():
@@ -82,6 +90,7 @@ def configured():
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(AGENTS)
+    (tmp_path / "program.py").write_text(f"{AGENTS}\nasync def main(): ...\n\nasyncio.run(main())\n")
 
 
 @contextmanager
@@ -173,10 +182,14 @@ def test_with_a_token_file_only_who_shows_the_token_is_served(tmp_path):
             ask(url, "ann", key="wrong")
 
 
-def test_a_web_page_under_a_name_of_its_own_is_not_served(tmp_path):
-    with served(tmp_path, "mine:ann") as (_, url, _):
-        answer = httpx.get(f"{url}/models", headers={"Host": "evil.example"})
-    assert answer.status_code == 400
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_web_page_under_a_name_of_its_own_is_not_served(tmp_path, host):
+    with served(tmp_path, "mine:ann", "--host", host) as (_, url, _):
+        for name in ("evil.example", "evil.example:80", "[::1].evil.example", "127.0.0.1.evil.example", ""):
+            assert httpx.get(f"{url}/models", headers={"Host": name}).status_code == 400
+        own = url.split("/")[2]
+        for name in (own, own.rpartition(":")[0], "localhost:8000", "LOCALHOST"):
+            assert httpx.get(f"{url}/models", headers={"Host": name}).status_code == 200
 
 
 def test_ctrl_c_ends_cleanly_with_130_and_the_turn_under_way_with_it(tmp_path):
@@ -210,6 +223,10 @@ def test_ctrl_c_on_a_terminal_ends_with_130(tmp_path):
         (["missing:ann"], "no module 'missing'"),
         (["mine:missing"], "has no 'missing'"),
         (["mine:nothing"], "factory"),
+        (["mine:picky"], "factory"),
+        (["mine:app"], "uvicorn mine:app"),
+        (["mine:apps"], "uvicorn mine:app"),
+        (["program:ann"], '`if __name__ == "__main__":`'),
         (["mine:both", "--name", "x"], "--name"),
         (["mine:ann", "--name", "a b"], "no name for a model"),
     ],

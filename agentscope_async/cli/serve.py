@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,17 +136,47 @@ def _models(terms: Terms) -> dict[str, Any]:
 def _app(models: Mapping[str, Any], runtime: Runtime, terms: Terms, token: str | None) -> Any:
     from ..web.openai_face import openai_api
 
+    _refuse_applications(models.values(), terms)
     router = openai_api(models, token=token, max_turns=terms.max_turns)
     from fastapi import FastAPI
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(title="agentscope-async", docs_url=None, redoc_url=None)
     app.include_router(router)
     app.state.runtime = runtime
-    if token is None and ":" not in terms.host:
+    if token is None:
         # A web page can have its own name resolved to this machine, and is then let in by the browser.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", terms.host])
+        app.add_middleware(_OwnHost, hosts={"localhost", "127.0.0.1", "[::1]", _in_url(terms.host)})
     return app
+
+
+def _refuse_applications(targets: Iterable[Any], terms: Terms) -> None:
+    starlette = sys.modules.get("starlette.applications")  # who made one has it
+    if starlette is not None and any(isinstance(each, starlette.Starlette) for each in targets):
+        module = terms.target.partition(":")[0]
+        raise ConfigError(
+            f"{terms.target} is a web application: run it with `uvicorn {module}:app`, by its own name. This "
+            f"serves agents, or factories of agents."
+        )
+
+
+class _OwnHost:
+    """Middleware that refuses requests to other hosts; Starlette's cannot read addresses of IPv6."""
+
+    def __init__(self, app: Any, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.datastructures import Headers
+        from starlette.responses import PlainTextResponse
+
+        host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", ""))
+        app = self._app if host.lower() in self._hosts else PlainTextResponse("This is another host.\n", 400)
+        await app(scope, receive, send)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _server(app: Any, grace_s: float) -> Any:
@@ -169,8 +200,7 @@ def _server(app: Any, grace_s: float) -> Any:
 
 def _announce(listening: socket.socket, terms: Terms, names: list[str]) -> None:
     """Print where it is (the last word is the URL), and how to try it."""
-    host = f"[{terms.host}]" if ":" in terms.host else terms.host
-    url = f"http://{host}:{listening.getsockname()[1]}/v1"
+    url = f"http://{_in_url(terms.host)}:{listening.getsockname()[1]}/v1"
     print(f"{', '.join(names)} served at {url}")
     body = {"model": names[0], "messages": [{"role": "user", "content": "Hello"}]}
     key = ""
