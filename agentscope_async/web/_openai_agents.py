@@ -63,14 +63,14 @@ class Offer:
         if isinstance(target, DebateSpec):
             _check_factories(self.name, target)
             return lambda: DebateTeam(self.name, target)
-        if inspect.iscoroutinefunction(target):
+        if inspect.iscoroutinefunction(target) and not _takes(target):
             return lambda: Team(self.name, target)
         if not callable(target) or isinstance(target, PipelineBase) or _is_agent(target):
             raise ConfigError(
                 f"{self.name!r} is to be a factory that makes a new {type(target).__name__} for each "
                 f"request: lambda: ..."
             )
-        return _with_key(target)
+        return _without_arguments(self.name, target)
 
     async def _as_agent(self, made: Any) -> Any:
         if isinstance(made, DebateSpec):
@@ -92,13 +92,24 @@ def _is_agent(value: Any) -> bool:
     return not inspect.isclass(value) and hasattr(value, "stream") and hasattr(value, "observe")
 
 
-def _with_key(factory: Callable[..., Any]) -> Callable[[], Any]:
+def _without_arguments(name: str, factory: Callable[..., Any]) -> Callable[[], Any]:
     """Return the factory as one without arguments; one that takes a key gets a new one each time."""
-    try:
-        inspect.signature(factory).bind()
-    except TypeError:
+    if _takes(factory):
+        return factory
+    if _takes(factory, "key"):
         return lambda: factory(token_hex(16))
-    return factory
+    raise ConfigError(f"The factory of {name!r} is called without arguments, or with a key: lambda: ...")
+
+
+def _takes(function: Callable[..., Any], *args: Any) -> bool:
+    """Whether it can be called so."""
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # of some that are written in C nobody knows
+        return not args
+    return True
 
 
 def _check_factories(name: str, spec: DebateSpec) -> None:

@@ -554,6 +554,15 @@ async def test_a_pipeline_answers_and_each_of_its_agents_knows_the_history(tmp_p
     assert answer.usage.prompt_tokens > 0
 
 
+async def test_an_async_factory_makes_agents(tmp_path: Path) -> None:
+    async def make() -> AgentBase:
+        return Plain("Ann")
+
+    async with talking_to(tmp_path, {"ann": make}) as client:
+        answer = await client.chat.completions.create(model="ann", messages=HELLO)
+    assert answer.choices[0].message.content == "yes"
+
+
 async def test_a_plain_function_answers(tmp_path: Path) -> None:
     async def shout(msg: Any) -> Msg:
         return Msg("shout", msg.text.upper(), "assistant")
@@ -819,6 +828,8 @@ async def test_a_factory_that_gives_an_agent_again_is_found_out(
         ({"a b": lambda: None}, {}, "no name for a model"),
         ({"a": 3}, {}, "factory"),
         ({"a": SequentialPipeline([])}, {}, "factory"),
+        ({"a": FastAPI()}, {}, "without arguments"),
+        ({"a": lambda key, model: None}, {}, "without arguments"),
         ({"a": Failing(OSError())}, {}, "cannot be copied"),
         ({"a": lambda: None}, {"max_turns": 0}, "1 or more"),
         ({"a": lambda: None}, {"token": "x", "auth": lambda: None}, "not both"),
