@@ -8,7 +8,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ def _models(terms: Terms) -> dict[str, Any]:
 def _app(models: Mapping[str, Any], runtime: Runtime, terms: Terms, token: str | None) -> Any:
     from ..web.openai_face import openai_api
 
-    _refuse_applications(models.values(), terms)
+    _refuse_applications(models, terms)
     router = openai_api(models, token=token, max_turns=terms.max_turns)
     from fastapi import FastAPI
 
@@ -149,14 +149,15 @@ def _app(models: Mapping[str, Any], runtime: Runtime, terms: Terms, token: str |
     return app
 
 
-def _refuse_applications(targets: Iterable[Any], terms: Terms) -> None:
+def _refuse_applications(models: Mapping[str, Any], terms: Terms) -> None:
     starlette = sys.modules.get("starlette.applications")  # who made one has it
-    if starlette is not None and any(isinstance(each, starlette.Starlette) for each in targets):
-        module = terms.target.partition(":")[0]
-        raise ConfigError(
-            f"{terms.target} is a web application: run it with `uvicorn {module}:app`, by its own name. This "
-            f"serves agents, or factories of agents."
-        )
+    for name, target in models.items():
+        if starlette is not None and isinstance(target, starlette.Starlette):
+            module = terms.target.partition(":")[0]
+            raise ConfigError(
+                f"{name!r} is a web application: run it with `uvicorn {module}:{name}`. This serves agents, "
+                f"and factories of agents."
+            )
 
 
 class _OwnHost:
