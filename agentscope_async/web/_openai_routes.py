@@ -138,7 +138,7 @@ class _Turn:
             ask.model,
             tally,
             shows_calls=bool(ask.tools),
-            has_usage=options is not None and options.include_usage,
+            has_usage=options is not None and options.include_usage is True,
         )
         return cls(Talk(place, agent, last, owner=""), answer, sorted(args))
 

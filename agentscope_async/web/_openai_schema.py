@@ -66,7 +66,7 @@ class _Call(_Given):
 _Texts = str | Annotated[list[_Text], Field(min_length=1)]
 _UserPart = Annotated[_Text | _Image | _Sound, Field(discriminator="type")]
 _OwnPart = Annotated[_Text | _RefusalPart, Field(discriminator="type")]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_Name = Annotated[str, Field(pattern=r"^[^\s<|\\/>]{1,64}$")]
 
 
 class _System(_Given):
@@ -139,7 +139,7 @@ class _SchemaFormat(_GivenWhole):
 
 
 class _StreamOptions(_Given):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -177,6 +177,14 @@ class Ask(_GivenWhole):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    # Not to be had here; null says the same as leaving them out.
+    audio: None = None
+    functions: None = None
+    function_call: None = None
+    prediction: None = None
+    top_logprobs: None = None
+    verbosity: None = None
+    web_search_options: None = None
 
 
 class _Fault(BaseModel):

@@ -95,7 +95,7 @@ def _check(models: Mapping[str, Any], token: str | None, auth: Callable[..., Any
     if not isinstance(models, Mapping) or not models:
         raise ConfigError('Say what there is, by name: openai_api({"team": new_team}).')
     for name in models:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
             raise ConfigError(
                 f"{name!r:.80} is no name for a model: give 1 to 64 letters, digits, '_', '.', ':' or '-'."
             )

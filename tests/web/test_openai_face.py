@@ -657,6 +657,26 @@ async def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
     assert (failed.value.code, failed.value.param) == ("model_not_found", "model")
 
 
+async def test_what_is_null_is_as_if_it_were_left_out(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(
+        "audio functions function_call prediction top_logprobs verbosity web_search_options "
+        "temperature stop tools response_format".split()
+    )
+    body = {"model": "ann", "messages": HELLO, **nulls, "stream_options": {"include_usage": None}}
+    async with (
+        talking_to(tmp_path, {"ann": ann_with(EchoModel())}) as client,
+        httpx.AsyncClient() as http,
+    ):
+        assert (await http.post(f"{client.base_url}chat/completions", json=body)).status_code == 200
+
+
+async def test_people_have_names_of_their_own_letters(tmp_path: Path) -> None:
+    said: Any = [{"role": "user", "content": "Hi", "name": "Zoë"}]
+    async with talking_to(tmp_path, {"ann": ann_with(EchoModel())}) as client:
+        answer = await client.chat.completions.create(model="ann", messages=said)
+    assert answer.choices[0].message.content == "Zoë: Hi"
+
+
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
@@ -664,6 +684,7 @@ async def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
         ({"temperature": 9}, "temperature", "invalid_value"),
         ({"max_tokens": "many"}, "max_tokens", "invalid_value"),
         ({"logprobs": True}, "logprobs", "invalid_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ({"colour": "red"}, "colour", "unknown_parameter"),
         ({"\ud800": 1}, None, "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
@@ -826,6 +847,7 @@ async def test_a_factory_that_gives_an_agent_again_is_found_out(
     [
         ({}, {}, "what there is"),
         ({"a b": lambda: None}, {}, "no name for a model"),
+        ({"..": lambda: None}, {}, "no name for a model"),
         ({"a": 3}, {}, "factory"),
         ({"a": SequentialPipeline([])}, {}, "factory"),
         ({"a": FastAPI()}, {}, "without arguments"),
