@@ -122,16 +122,22 @@ class _Exposed:
         return await self.desk.find(self.agents(runtime), id, user, is_message=False)
 
     def talk(
-        self, place: Place, runtime: Runtime, session: Session | None, msg: Msg, **options: bool
+        self,
+        place: Place,
+        runtime: Runtime,
+        session: Session | None,
+        user: str | None,
+        msg: Msg,
+        **options: bool,
     ) -> Talk:
         """Return a turn that has not begun; the options are those of ``Talk``."""
         agent = self.target if session is None else self.agent(runtime, session)
-        owner = self.owner(session)
+        owner = self.owner(session, user)
         return Talk(place, agent, msg, owner=owner, **options)
 
-    def owner(self, session: Session | None) -> str:
-        """Return whose turns those of a session are."""
-        return f"{self.name} {session.key if session is not None else ''}"
+    def owner(self, session: Session | None, user: str | None) -> str:
+        """Return whose turns those of a session are; of a shared agent, all those of a user."""
+        return f"{self.name} {session.key}" if session is not None else f"{self.name} of {user!r}"
 
 
 def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) -> None:
@@ -152,7 +158,7 @@ def _add_post(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) ->
         runtime = runtime_of(request)
         with exposed.talks.place() as place:
             session = await while_connected(exposed.enter(runtime, session_id, user), request.receive)
-            talk = exposed.talk(place, runtime, session, msg)
+            talk = exposed.talk(place, runtime, session, user, msg)
         response.headers.update(_session_header(session))
         return await whole_reply(talk, runtime, request.receive)
 
@@ -181,7 +187,7 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
             return await follow_again(runtime, last_event_id, session_id, user)
         with exposed.talks.place() as place:
             session = await while_connected(exposed.enter(runtime, session_id, user), request.receive)
-            talk = exposed.talk(place, runtime, session, msg, is_resumable=True)
+            talk = exposed.talk(place, runtime, session, user, msg, is_resumable=True)
         begin = partial(talk.begin, runtime, is_heard=True)
         return TurnStream(talk, Events(talk.id), begin=begin, headers=_session_header(session))
 
@@ -194,7 +200,7 @@ def _add_stream(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]) 
             if session_id is None:
                 raise Refusal(400, "bad_session", f"Last-Event-ID goes with {SESSION}.")
             session = await exposed.visit(runtime, session_id, user)
-        talk = exposed.talks.find(turn, exposed.owner(session), after=number)
+        talk = exposed.talks.find(turn, exposed.owner(session, user), after=number)
         return TurnStream(talk, Events(talk.id), begin=None, after=number, headers=_session_header(session))
 
 
@@ -236,7 +242,7 @@ def _add_deletion(router: APIRouter, exposed: _Exposed, auth: Callable[..., Any]
         runtime = runtime_of(request)
         session = await exposed.visit(runtime, session_id, user)
         # Nothing is awaited between these: the deletion has its place in line before whoever comes now.
-        exposed.talks.discard(exposed.owner(session), "The conversation was deleted.")
+        exposed.talks.discard(exposed.owner(session, user), "The conversation was deleted.")
         await exposed.agent(runtime, session).delete()
         return Response(status_code=204)
 
@@ -266,7 +272,7 @@ def _add_socket(
                 with exposed.talks.place() as place:
                     # Again for each message: the session may be deleted by now.
                     session = await exposed.enter(runtime, own_id, user)
-                    return exposed.talk(place, runtime, session, msg, takes_input=True)
+                    return exposed.talk(place, runtime, session, user, msg, takes_input=True)
 
             return own_id, make
 

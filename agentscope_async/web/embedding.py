@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["expose", "lifespan"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_TAKEN = {"health", "docs", "redoc", "openapi.json"}
+_TAKEN = {".", "..", "health", "docs", "redoc", "openapi.json"}
 
 
 def expose(

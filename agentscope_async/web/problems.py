@@ -98,5 +98,7 @@ def _wait_s(error: BaseException) -> int | None:
 
 def refusal_of(errors: Sequence[Any]) -> Refusal:
     """Return what a client is told of a message that is not valid: the first error, without its input."""
-    text = str(errors[0]["msg"])[:_MAX_REASON]
+    kind, *names = errors[0]["loc"] or ("body",)
+    where = f"{names[-1]}: " if kind in ("header", "query") and names else ""
+    text = f"{where}{errors[0]['msg']}"[:_MAX_REASON]
     return Refusal(422, "bad_message", text.encode("utf-8", "backslashreplace").decode())

@@ -48,7 +48,10 @@ def check_origin(websocket: WebSocket, allowed: Collection[str]) -> bool:
     origin = websocket.headers.get("origin")
     if origin is None or origin in allowed:
         return True  # not from a web page, or from a known one
-    return urlsplit(origin).netloc.lower() == (websocket.headers.get("host") or "").lower()
+    try:
+        return urlsplit(origin).netloc.lower() == (websocket.headers.get("host") or "").lower()
+    except ValueError:
+        return False
 
 
 class SocketTalk:

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from ..message import Msg
     from .talks import Talk, TalkEvent
 
-__all__ = ["Encoder", "TurnStream", "capped", "check_is_json", "runtime_of", "while_connected", "whole_reply"]
+__all__ = [
+    "Encoder",
+    "TurnStream",
+    "capped",
+    "check_is_json",
+    "runtime_of",
+    "while_connected",
+    "whole_reply",
+]
 
 PING_S = 15.0
 PING = b":\n\n"

@@ -297,6 +297,7 @@ async def test_without_a_runtime_the_service_says_it_is_not_there(tmp_path: Path
     [
         (chat, {"name": "a/b"}),
         (chat, {"name": "health"}),
+        (chat, {"name": ".."}),
         ({"a b": chat}, {}),
         (5, {"name": "five"}),
         (chat, {"linger_s": -1}),
@@ -499,6 +500,18 @@ async def test_an_asker_who_leaves_finds_the_reply_in_the_history(tmp_path: Path
             await asyncio.sleep(0)
         history = (await http.get("/ann/history", headers=session)).json()
         assert [each["content"] for each in history] == ["one", "so", "two", "so"]
+
+
+async def test_a_turn_of_a_shared_agent_can_be_resumed_by_its_user_only(tmp_path: Path) -> None:
+    held = Held()
+    async with client_of(app_of(held, tmp_path, linger_s=60, auth=user_of_token)) as http:
+        ann, bob = ({"Authorization": f"Bearer {each}"} for each in "ab")
+        async with http.stream("POST", "/Held/stream", json=said("x"), headers=ann) as answer:
+            _, id, _ = await anext(read_events(answer.aiter_lines()))
+        held.go_on.set()
+        for who, status in ((bob, 410), (ann, 200)):
+            headers = {**who, "Last-Event-ID": id}
+            assert (await http.post("/Held/stream", json=said("x"), headers=headers)).status_code == status
 
 
 async def test_a_turn_can_be_resumed_by_its_own_session_only(tmp_path: Path) -> None:

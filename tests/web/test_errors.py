@@ -214,6 +214,12 @@ async def test_two_factories_of_one_name_are_found_out_at_the_start(tmp_path: Pa
             pass
 
 
+async def test_a_header_that_is_missing_is_named(tmp_path: Path) -> None:
+    async with client_of(app_of(chat, tmp_path)) as http:
+        refused = await http.get("/chat/history")
+    assert (refused.status_code, refused.json()["error"]["message"]) == (422, "X-Session-Id: Field required")
+
+
 async def test_two_routers_may_share_a_factory_and_their_operations_differ(tmp_path: Path) -> None:
     app = FastAPI(lifespan=lifespan(save_dir=tmp_path))
     for prefix in ("/v1", "/v2"):

@@ -374,9 +374,10 @@ async def test_a_web_page_of_another_host_gets_no_socket(tmp_path: Path) -> None
     app = app_of(chat, tmp_path, origins=["https://friend.example"])
     async with served(app) as origin:
         url = origin.replace("http", "ws") + "/chat/ws"
-        with pytest.raises(InvalidStatus) as refused:
-            await connect(url, origin="https://evil.example")  # type: ignore[arg-type]
-        assert refused.value.response.status_code == 403
+        for other in ("https://evil.example", "http://[::1", ""):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, additional_headers={"Origin": other})
+            assert refused.value.response.status_code == 403
         for allowed in ("https://friend.example", origin):
             async with connect(url, origin=allowed) as connection:  # type: ignore[arg-type]
                 await Client(connection).begin()
