@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ._openai_agents import Tally
     from ._openai_errors import Fault
-    from .talks import Talk, TalkEvent
+    from .talk_events import TalkEvent
+    from .talks import Talk
 
 __all__ = ["Answer", "Chunks"]
 

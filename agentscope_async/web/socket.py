@@ -27,7 +27,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from .._tasks import cancel_all
 from .problems import Problem, Refusal, problem_of, refusal_of
-from .talks import LAST
+from .talk_events import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection

@@ -25,7 +25,7 @@ from .problems import Refusal
 from .turns import Encoder
 
 if TYPE_CHECKING:
-    from .talks import TalkEvent
+    from .talk_events import TalkEvent
 
 __all__ = ["EVENTS_SCHEMA", "Events", "read_event_id"]
 

@@ -5,48 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
-
-import orjson
 
 from ..errors import ConfigError, InterruptedTurnError, RuntimeClosedError
 from ..logging import brief, get_logger
 from ..message import ContentPart, Speech
 from .problems import INTERNAL, Problem, Refusal, problem_of
+from .talk_events import LAST, EventLog
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from ..message import Msg
     from ..runtime import Runtime
+    from .talk_events import TalkEvent
 
-__all__ = ["LAST", "Place", "Talk", "Talks", "TalkEvent", "ask_person"]
-
-LAST = ("message", "error")
-"""The kinds of events that end a turn."""
-BACKLOG = 256
-"""While a turn is so many events ahead of who follows it, its next words are joined ..."""
-JOINED_CHARACTERS = 4096
-"""... up to so many, as an event takes fifty times the memory of a short word."""
-
-
-@dataclass(frozen=True, slots=True)
-class TalkEvent:
-    """Something that happened in a turn.
-
-    Attributes:
-        number: counted from 1 within the turn.
-        kind: ``"speech"``, ``"tool_call"``, ``"tool_result"``, ``"input_request"``, ``"usage"``,
-            and at the end ``"message"`` or ``"error"``.
-        data: of that kind, as JSON values.
-    """
-
-    number: int
-    kind: str
-    data: dict[str, Any]
+__all__ = ["Place", "Talk", "Talks", "ask_person"]
 
 
 class Talk:
@@ -85,12 +61,9 @@ class Talk:
         self._agent = agent
         self._msg = msg
         self._takes_input = takes_input
-        self.is_resumable = self._keeps_all = is_resumable and self._talks.linger_s > 0
+        self.is_resumable = is_resumable and self._talks.linger_s > 0
         self._interruption: Exception | None = None
-        self._events: list[TalkEvent] = []  # all, or those that who follows has still to hear
-        self._count = 0
-        self._heard = 0  # the number of the last event that somebody has
-        self._grown = asyncio.Event()
+        self._events = EventLog(keeps_all=self.is_resumable)
         self._task: asyncio.Task[None] | None = None
         self._followers = 0
         self._ending: asyncio.TimerHandle | None = None
@@ -131,14 +104,14 @@ class Talk:
     async def follow(self, after: int = 0) -> AsyncGenerator[TalkEvent, None]:
         """Yield the events after that number, those of the past first, until the turn is over."""
         while True:
-            grown = self._grown
-            for event in self._take(after):
+            grown = self._events.grown
+            for event in self._events.take(after):
                 after = event.number
-                self._heard = max(self._heard, after)
+                self._events.hear(event)
                 if event.kind in LAST and self._followers == 1:
                     self._place.leave()  # whoever has this event may speak again
                 yield event
-            if grown is self._grown:
+            if grown is self._events.grown:
                 if self.is_over:
                     return
                 await grown.wait()
@@ -183,7 +156,7 @@ class Talk:
     @property
     def events(self) -> int:
         """How many there were so far."""
-        return self._count
+        return self._events.count
 
     def answer(self, question: str, text: str) -> bool:
         """Give a person's answer to an ``input_request``; False: that is not open."""
@@ -214,38 +187,9 @@ class Talk:
 
     def _hear(self, speech: Speech) -> None:
         if isinstance(speech.data, ContentPart):
-            self._add(speech.kind, speech.data.to_dict())
+            self._events.add(speech.kind, speech.data.to_dict())
         else:
-            self._add("speech", {"kind": speech.kind, "text": speech.text})
-
-    def _add(self, kind: str, data: dict[str, Any]) -> None:
-        orjson.dumps(data)  # what cannot be sent fails the turn, here, and not each of those who follow it
-        if self._joins(kind, data):
-            last = self._events[-1]
-            joined = {**data, "text": last.data["text"] + data["text"]}
-            self._events[-1] = TalkEvent(last.number, kind, joined)
-        else:
-            self._count += 1
-            self._events.append(TalkEvent(self._count, kind, data))
-        self._wake()
-
-    def _joins(self, kind: str, data: dict[str, Any]) -> bool:
-        if self._count - self._heard < BACKLOG or kind != "speech" or not self._events:
-            return False
-        last = self._events[-1]
-        is_alike = last.kind == kind and last.data["kind"] == data["kind"]
-        return is_alike and len(last.data["text"]) + len(data["text"]) <= JOINED_CHARACTERS
-
-    def _take(self, after: int) -> list[TalkEvent]:
-        """Return the events after that number; those nobody can come back for are let go of."""
-        if self._keeps_all:
-            return self._events[after:]
-        events, self._events = self._events, []
-        return events
-
-    def _wake(self) -> None:
-        grown, self._grown = self._grown, asyncio.Event()
-        grown.set()
+            self._events.add("speech", {"kind": speech.kind, "text": speech.text})
 
     async def ask(self, prompt: str) -> str:
         """Ask the person at the other end; see :func:`ask_person`."""
@@ -256,7 +200,7 @@ class Talk:
         question = token_hex(8)
         waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._questions[question] = waiting
-        self._add("input_request", {"id": question, "prompt": prompt})
+        self._events.add("input_request", {"id": question, "prompt": prompt})
         try:
             return await waiting
         finally:
@@ -269,7 +213,7 @@ class Talk:
         except Exception as error:  # an error, or a reply, of a class of the application's own
             self.reply, self.error, self._problem = None, error, INTERNAL
             get_logger().error("web_turn_failed", type=INTERNAL.type, error=brief(error), exc_info=error)
-            self._add("error", INTERNAL.to_dict())
+            self._events.add("error", INTERNAL.to_dict())
         self.is_over = True
         for waiting in self._questions.values():  # of work in the background, which the turn did not wait for
             if not waiting.done():
@@ -285,11 +229,11 @@ class Talk:
         if self.reply is None:
             self.error = self._interruption or self.error
             self._problem = problem_of(self.error) if self.error is not None else _CANCELLED
-            self._add("error", self._problem.to_dict())
+            self._events.add("error", self._problem.to_dict())
             return
         if (usage := self.reply.get("usage")) is not None:
-            self._add("usage", usage._asdict())
-        self._add("message", self.reply.to_dict())
+            self._events.add("usage", usage._asdict())
+        self._events.add("message", self.reply.to_dict())
 
     def _may_be_missed(self) -> bool:
         # Also what was sent to its end: how much of that has arrived nobody knows.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from ..message import Msg
-    from .talks import Talk, TalkEvent
+    from .talk_events import TalkEvent
+    from .talks import Talk
 
 __all__ = [
     "Encoder",
