@@ -20,9 +20,18 @@ from typing import Any
 
 from served import HOST, announce, stop_at_signals
 
-ARGUMENTS = ("max_length", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-"""Of ``generate``. Not all of them: some would have it load files, or run code, named by the caller."""
+ARGUMENTS = {
+    "max_length": (int, 1, 32_768),
+    "max_new_tokens": (int, 1, 4096),
+    "temperature": (float, 0, 2),
+    "top_p": (float, 0, 1),
+    "top_k": (int, 0, 1000),
+    "repetition_penalty": (float, 0.1, 10),
+}
+"""Of ``generate``, with what they may be: one request at a time is answered, so none may last. Not all of
+them: some would have it load files, or run code, named by the caller."""
 DEFAULT_NEW_TOKENS = 128
+MAX_BODY_BYTES = 2**20
 
 
 class Model:
@@ -90,10 +99,13 @@ def service(model: Any) -> Any:
     from flask import Flask, request
 
     app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     def llm() -> Any:
         try:
             return model.answer(**checked(request.get_json()))
+        except RecursionError:
+            return {"error": "The body is nested too deeply."}, 400
         except ValueError as error:
             return {"error": str(error)}, 400
 
@@ -105,7 +117,7 @@ def checked(body: Any) -> dict[str, Any]:
     """Return the body.
 
     Raises:
-        ValueError: it is not an object with ``inputs`` and known arguments, which are numbers.
+        ValueError: it is not an object with ``inputs`` and known arguments within their bounds.
     """
     if not isinstance(body, dict) or not is_input(body.get("inputs")):
         raise ValueError('Expected {"inputs": a text or a list of {"role": ..., "content": a text}, ...}.')
@@ -113,8 +125,11 @@ def checked(body: Any) -> dict[str, Any]:
     unknown = args.keys() - set(ARGUMENTS)
     if unknown:
         raise ValueError(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(ARGUMENTS)}.")
-    if not all(type(value) in (int, float) for value in args.values()):
-        raise ValueError(f"Expected numbers for {', '.join(args)}.")
+    for name, value in args.items():
+        kind, least, most = ARGUMENTS[name]
+        if type(value) not in (int, kind) or not least <= value <= most:  # nor is NaN
+            number = "a whole number" if kind is int else "a number"
+            raise ValueError(f"Expected {number} from {least} to {most} for {name}.")
     return body
 
 
