@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from ._tasks import finish
+from ._tasks import finish, see_through
 from .agents.base import AgentBase
 from .errors import AgentError, ConfigError, RuntimeClosedError
 from .logging import brief
@@ -102,7 +101,7 @@ class KeyedAgent(AgentBase):
         async def erase(x: None) -> bool:
             self._check_open()
             has_unsaved = not self.is_saved
-            return await _to_its_end(self._erase()) or has_unsaved
+            return await see_through(self._erase()) or has_unsaved
 
         was_there: bool = await self._take_turn(erase)
         return was_there
@@ -170,7 +169,7 @@ class KeyedAgent(AgentBase):
 
     async def _save(self, inner: Any) -> None:
         try:
-            is_last = await _to_its_end(self._write(inner))
+            is_last = await see_through(self._write(inner))
         except _StateFault as fault:
             # It would fail as often as it was tried. As it was saved the agent is of use again.
             self.drop()
@@ -238,21 +237,3 @@ async def _state_of(inner: Any) -> Any:
         return await inner.state()
     except Exception as error:
         raise _StateFault(error) from error
-
-
-async def _to_its_end(work: Coroutine[Any, Any, bool]) -> bool:
-    """Run ``work``, which is short, also when we are cancelled meanwhile, and only then let that go on.
-
-    Left half-way we would not know which version was saved.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        task.exception()  # the agent is not saved then, and knows it
-        raise cancelled
-    return task.result()
