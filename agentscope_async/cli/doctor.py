@@ -39,6 +39,7 @@ OPTIONAL = {
     "apsw": "pip install 'agentscope-async[knowledge]'",
     "sqlite-vec": "pip install 'agentscope-async[knowledge]'",
     "fastapi": "pip install 'agentscope-async[web]'",
+    "starlette": "pip install 'agentscope-async[web]'",
     "uvicorn": "pip install 'agentscope-async[web]'",
     "httpx-aiohttp": "pip install 'agentscope-async[fast]'",
     "uvloop": "pip install 'agentscope-async[fast]'",
