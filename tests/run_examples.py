@@ -50,6 +50,8 @@ class Example:
 
 
 COMMANDS = {
+    "conversation": Example(until="Ann: "),
+    "fanout": Example(),
     "conversation_basic": Example(script="What is the capital of France?\nThank you!\nexit\n", lines=0),
     "conversation_with_mentions": Example(
         script="@Boyu, what do you study?\n\n@Haotian and @Lingfeng, do you like music?\n\n\nexit\n",
@@ -80,6 +82,11 @@ COMMANDS = {
     "migration_from_agentscope": Example(until="Ann: "),
     "game_gomoku": Example(args=("--picture", "board.png"), until="Alice: ", needs="PIL"),
     "game_werewolf": Example(until="Player2: "),
+    "distributed_conversation": Example(script="What is the capital of France?\nexit\n"),
+    "distributed_debate": Example(args=("--pro-port", "0", "--con-port", "0"), until="Pro: "),
+    "distributed_search": Example(
+        script="What do agents remember?\nexit\n", args=("--use-dist",), short=("--num-workers", "2")
+    ),
 }
 
 
