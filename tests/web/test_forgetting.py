@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from agentscope_async import ConfigError, DialogAgent, EchoModel, Msg, Runtime, Speech
 from agentscope_async.web import Sessions, expose, lifespan, sessions
 from agentscope_async.web.sessions import Desk
-from agentscope_async.web.talks import Talks
+from agentscope_async.web.talks import Talk, Talks
 from tests.web.serving import client_of, read_events, said, served
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -169,17 +169,28 @@ async def test_the_conversation_of_a_shared_agent_cannot_be_deleted(tmp_path: Pa
         assert (await http.delete("/Ann/history")).status_code == 404
 
 
-async def test_a_deletion_interrupts_the_turn_that_runs_and_those_that_wait(store: Path) -> None:
+async def test_a_deletion_interrupts_the_turn_that_runs_and_those_that_wait(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate()
+    begun_turns: asyncio.Queue[Talk] = asyncio.Queue()
+    add = Talks.add
+
+    def noted(self: Talks, talk: Talk) -> None:
+        add(self, talk)
+        begun_turns.put_nowait(talk)
+
     async with client_of(app_of(gate, store)) as http:
         session = await begun(http)
+        monkeypatch.setattr(Talks, "add", noted)
         asking = [asyncio.create_task(http.post("/chat", json=said("wait"), headers=session))]
         await gate.begun.wait()
         asking += [
             asyncio.create_task(http.post(path, json=said("two"), headers=session))
             for path in ("/chat", "/chat/stream")
         ]
-        await waiting(http, 3)
+        for _ in range(3):  # not only let in
+            await begun_turns.get()
         assert (await http.delete("/chat/history", headers=session)).status_code == 204
         assert gate.ended.is_set()
         first, second, streamed = [await each for each in asking]
