@@ -25,6 +25,7 @@ class EventReader:
         self._lost = 0
 
     def put(self, event: Event) -> None:
+        """Add an event; the oldest goes when there are too many."""
         if len(self._events) >= MAX_UNREAD_EVENTS:
             self._events.popleft()
             self._lost += 1
@@ -32,10 +33,12 @@ class EventReader:
         self._wake.set()
 
     def close(self) -> None:
+        """Say that there will be no more."""
         self._events.append(None)
         self._wake.set()
 
     async def next(self) -> Event | None:
+        """Return the next event, once there is one; None: there will be no more."""
         while not self._events:
             self._wake.clear()
             await self._wake.wait()

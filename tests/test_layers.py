@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "agentscope_async"
 LAYERS = [
     {"errors", "message", "_context", "logging", "events", "_tasks", "_rundir", "_redact", "_settings"}
-    | {"_dead_letters", "_event_reader", "_lenient", "_made", "_sockets", "_trace"}
+    | {"_dead_letters", "_event_reader", "_lenient", "_made", "_per_loop", "_sockets", "_trace"}
     | {"supervision", "watching"},
     {"_turn", "_deadlock", "_letters", "_stopping", "_work", "mailbox", "reply"}
     | {"monitor", "memory", "_invocations", "tokens"},

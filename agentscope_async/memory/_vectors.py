@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import math
 import operator
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -99,20 +99,20 @@ def as_vector(value: Any) -> Vector:
     return vector
 
 
-async def scores_of(query: Vector, vectors: list[Vector], metric: Metric) -> list[float]:
-    """Return how near each vector is to ``query``; other tasks get a turn now and then.
+async def scores_of(query: Any, items: Sequence[Any], score: Callable[[Any, Any], Any]) -> list[float]:
+    """Return ``score(query, item)``, plain or async, of each item; other tasks get a turn now and then.
 
     Raises:
         ValueError: a score is not a number.
     """
     scores = []
-    for index, vector in enumerate(vectors):
+    for index, item in enumerate(items):
         if index % SCORES_AT_ONCE == SCORES_AT_ONCE - 1:
             await asyncio.sleep(0)
-        score = metric(query, vector)
-        if inspect.isawaitable(score):
-            score = await score
-        scores.append(_as_score(getattr(score, "content", score)))
+        found = score(query, item)
+        if inspect.isawaitable(found):
+            found = await found
+        scores.append(_as_score(getattr(found, "content", found)))
     return scores
 
 
@@ -123,7 +123,7 @@ def _as_score(value: Any) -> float:
         score = math.nan
     if math.isnan(score):
         raise ValueError(
-            f"The metric must give a number, or an object with one as .content; got {value!r:.80}"
+            f"A metric or score function gives a number, or an object with one as .content; got {value!r:.80}"
         )
     return score
 

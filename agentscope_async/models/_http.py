@@ -24,7 +24,7 @@ from ..errors import ConfigError, MissingExtraError
 from ._http_answer import MAX_ANSWER_BYTES, HttpAnswer
 from ._http_connections import Pool, sent_once, ssl_context
 from ._http_failures import failure_of
-from ._http_pools import Route, has_aiohttp, is_mocked, pools_of
+from ._http_pools import Route, has_aiohttp, is_mocked, loop_pools
 from ._http_proxy import checked_proxy
 from ._http_redaction import showable
 from ._request import HttpFailure, HttpRequest, shown_url
@@ -144,7 +144,7 @@ class Carrier:
         if self._pool_of is not None and self._pool_of[0] is loop and self._pool_of[1] == origin:
             if self._pool is not None and not self._pool.is_closed and not is_mocked():
                 return self._pool
-        self._pool = pools_of(loop).get(origin, self._route)
+        self._pool = loop_pools().get(origin, self._route)
         self._pool_of = (loop, origin)
         return self._pool
 

@@ -206,6 +206,7 @@ async def _closed(transport: httpx.AsyncBaseTransport) -> None:
 
 @lru_cache(maxsize=8)
 def ssl_context(verify: ssl.SSLContext | bool) -> ssl.SSLContext:
+    """Return the context for what ``verify`` says; one for all connections, as making one takes long."""
     if isinstance(verify, ssl.SSLContext):
         return verify
     return httpx.create_ssl_context(verify=verify)

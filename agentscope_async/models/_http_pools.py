@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
+from .._per_loop import PerLoop
 from ._http_connections import Aiohttp, Pool, Stack
 from ._http_proxy import proxy_of
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Route", "close_idle_pools", "has_aiohttp", "in_use", "is_mocked", "pools_of"]
+__all__ = ["Route", "close_idle_pools", "has_aiohttp", "in_use", "is_mocked", "loop_pools"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,6 @@ class _LoopPools:
 
     def __init__(self) -> None:
         self._pools: dict[tuple[str, Route], Pool] = {}
-        self._until_shutdown: AsyncIterator[None] | None = None
 
     def get(self, origin: str, route: Route) -> Pool:
         http = "httpx" if is_mocked() else route.http
@@ -61,51 +57,31 @@ class _LoopPools:
                 del self._pools[key]
                 await pool.aclose()
 
-    async def watch(self) -> None:
-        """Have the pools closed when the loop shuts down its asynchronous generators.
 
-        That is the only notice asyncio gives; ``asyncio.run`` and anyio do it for
-        every loop.
-        """
-        if self._until_shutdown is None:
-            self._until_shutdown = self._wait()
-            await anext(self._until_shutdown)
-
-    async def _wait(self) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await self.close(only_idle=False)
+_loops = PerLoop(_LoopPools, lambda pools: pools.close(only_idle=False))
 
 
-_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPools] = WeakKeyDictionary()
-
-
-def pools_of(loop: asyncio.AbstractEventLoop) -> _LoopPools:
-    pools = _loops.get(loop)
-    if pools is None:
-        pools = _loops[loop] = _LoopPools()
-        started = pools.watch()
-        with suppress(StopIteration):
-            started.send(None)  # runs to its end without waiting: the generator yields at once
-    return pools
+def loop_pools() -> _LoopPools:
+    """Return the pools of the running loop; they are closed when it shuts down."""
+    return _loops.get()
 
 
 async def close_idle_pools() -> None:
     """Close the running loop's connections that no call is using; later calls open new ones."""
-    pools = _loops.get(asyncio.get_running_loop())
+    pools = _loops.find()
     if pools is not None:
         await pools.close(only_idle=True)
 
 
 def in_use() -> int:
     """Return how many connections of the running loop belong to a call right now."""
-    pools = _loops.get(asyncio.get_running_loop())
+    pools = _loops.find()
     return 0 if pools is None else sum(pool.in_use for pool in pools.all())
 
 
 @lru_cache(maxsize=1)
 def has_aiohttp() -> bool:
+    """Whether the extra ``fast`` is installed."""
     return find_spec("httpx_aiohttp") is not None
 
 

@@ -16,6 +16,7 @@ __all__ = ["checked_proxy", "proxy_of"]
 
 
 def proxy_of(origin: str) -> str | None:
+    """Return the proxy that the environment names for an origin, or None."""
     parts = urlsplit(origin)
     host = parts.hostname or ""
     if urllib.request.proxy_bypass(host):

@@ -46,6 +46,11 @@ def normal_url(url: str) -> str:
 
 
 def host_and_port(url: str, is_encrypted: bool) -> tuple[str, int]:
+    """Return where a node is to listen.
+
+    Raises:
+        ConfigError: it is no URL of ``ws://``, encrypted ``wss://``, with a host and a port.
+    """
     expected = "wss" if is_encrypted else "ws"
     try:
         parts = urlsplit(url)

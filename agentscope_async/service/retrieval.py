@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from .._tasks import finish
 from ..errors import ConfigError
-from ..memory._vectors import EmbeddingModel, cosine
+from ..memory._vectors import EmbeddingModel, cosine, scores_of
 from ..message import Msg
 from ._marks import marked
 from .response import ServiceResponse
@@ -21,9 +19,6 @@ ScoreFunction: TypeAlias = Callable[[Any, Any], Any]
 
 A number, or an object with a number as ``content``, as :func:`cos_sim` gives.
 """
-
-SCORES_AT_ONCE = 64
-"""Items scored before other tasks get a turn."""
 
 
 @marked()
@@ -77,7 +72,7 @@ async def retrieve_from_list(
         return ServiceResponse.error(f"top_k must be a whole number from 0, got {top_k!r}.")
     try:
         query = await _embedded(query, embedding_model)
-        scores = [await _score(query, item, score_func, index) for index, item in enumerate(knowledge)]
+        scores = await scores_of(query, knowledge, score_func)
     except Exception as error:  # a service answers with what went wrong
         return ServiceResponse.error(error)
     best = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
@@ -102,19 +97,3 @@ async def _embedded(query: Any, model: EmbeddingModel | None) -> Any:
     text = (query.text or query.to_str()) if isinstance(query, Msg) else str(query.get("content", query))
     embedding = await vector_of(model, text)
     return query.replace(embedding=embedding) if isinstance(query, Msg) else {**query, "embedding": embedding}
-
-
-async def _score(query: Any, item: Any, score_func: ScoreFunction, index: int) -> float:
-    if index % SCORES_AT_ONCE == SCORES_AT_ONCE - 1:
-        await asyncio.sleep(0)
-    answer = await finish(score_func(query, item))
-    value = getattr(answer, "content", answer)
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if math.isnan(score):
-        raise ValueError(
-            f"The score function must give a number, or a response with one as content; got {value!r:.80}"
-        )
-    return score

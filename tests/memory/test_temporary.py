@@ -607,7 +607,7 @@ async def test_K06_a_metric_may_be_plain_or_a_service(metric):
 
 @pytest.mark.parametrize("score", [math.nan, "near", None, SimpleNamespace(content="Error: no")])
 async def test_K06_a_metric_that_gives_no_number_is_refused(score):
-    with pytest.raises(ValueError, match="metric must give a number"):
+    with pytest.raises(ValueError, match="metric or score function gives a number"):
         await holding(say("east"), embedding_model=plain).retrieve_by_embedding("east", lambda a, b: score)
 
 

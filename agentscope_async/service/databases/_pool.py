@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
+from ..._per_loop import PerLoop
 from ._limits import QueryFailed
 
 __all__ = [
@@ -70,7 +70,7 @@ async def lend(server: Server[C]) -> AsyncIterator[C]:
     :exc:`QueryFailed`, or is cancelled, its query is killed at the server and the
     connection closed before this returns.
     """
-    async with _pools_of(asyncio.get_running_loop()).get(server).lend() as connection:
+    async with _loops.get().get(server).lend() as connection:
         yield connection
 
 
@@ -81,7 +81,7 @@ async def share(client: Client[C]) -> AsyncIterator[C]:
     The last of them closes it before this returns: for drivers with tasks of their own,
     which must not be left to the end of the loop.
     """
-    pools = _pools_of(asyncio.get_running_loop())
+    pools = _loops.get()
     shared = await pools.get_shared(client)
     shared.user_count += 1
     try:
@@ -95,14 +95,14 @@ async def share(client: Client[C]) -> AsyncIterator[C]:
 
 async def close_databases() -> None:
     """Close the running loop's database connections that no query is using; later queries open new ones."""
-    pools = _loops.get(asyncio.get_running_loop())
+    pools = _loops.find()
     if pools is not None:
         await pools.close_free()
 
 
 def lent_count() -> int:
     """Return how many connections of the running loop belong to a query right now."""
-    pools = _loops.get(asyncio.get_running_loop())
+    pools = _loops.find()
     return 0 if pools is None else pools.lent_count()
 
 
@@ -211,7 +211,6 @@ class _LoopPools:
     def __init__(self) -> None:
         self._shared: dict[Client[Any], _Shared[Any]] = {}
         self._pools: dict[Server[Any], _Pool[Any]] = {}
-        self._until_shutdown: AsyncIterator[None] | None = None
 
     def get(self, server: Server[C]) -> _Pool[C]:
         pool = self._pools.get(server)
@@ -239,20 +238,6 @@ class _LoopPools:
                 del self._pools[server]
             await pool.close_free()
 
-    async def watch(self) -> None:
-        """Have the connections closed when the loop shuts down its asynchronous generators.
-
-        That is the only notice asyncio gives; ``asyncio.run`` and anyio do it for every loop.
-        """
-        self._until_shutdown = self._wait()
-        await anext(self._until_shutdown)
-
-    async def _wait(self) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await self.close_free()
-
 
 async def _closed(client: Client[C], connection: C) -> None:
     from anyio import move_on_after
@@ -261,14 +246,4 @@ async def _closed(client: Client[C], connection: C) -> None:
         await client.close(connection)
 
 
-_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPools] = WeakKeyDictionary()
-
-
-def _pools_of(loop: asyncio.AbstractEventLoop) -> _LoopPools:
-    pools = _loops.get(loop)
-    if pools is None:
-        pools = _loops[loop] = _LoopPools()
-        started = pools.watch()
-        with suppress(StopIteration):
-            started.send(None)  # runs to its end without waiting: the generator yields at once
-    return pools
+_loops = PerLoop(_LoopPools, _LoopPools.close_free)
