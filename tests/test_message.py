@@ -222,7 +222,7 @@ def test_B02_forks_never_share_ids():
 
 
 def test_B02_two_threads_that_ask_first_get_the_same_id(monkeypatch):
-    make, second_asks, answers = msg_module.new_id, threading.Event(), []
+    make, second_asks, answers = msg_module.ids.new, threading.Event(), []
     first_is_inside = threading.Event()
 
     def slow_id():
@@ -231,7 +231,7 @@ def test_B02_two_threads_that_ask_first_get_the_same_id(monkeypatch):
             second_asks.wait(0.05)  # the other thread gets its id meanwhile, if it can
         return make()
 
-    monkeypatch.setattr(msg_module, "new_id", slow_id)
+    monkeypatch.setattr(msg_module.ids, "new", slow_id)
     msg = say()
 
     def ask():

@@ -5,12 +5,23 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from typing import TYPE_CHECKING
 
-__all__ = ["ids", "new_id"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["ids"]
 
 
 class _Ids:
-    """A random prefix for the process and a count: unique, and a tenth of uuid4's cost."""
+    """A random prefix for the process and a count: unique, and a twentieth of uuid4's cost.
+
+    Attributes:
+        new: returns 32 hexadecimal digits that nobody else has; to be called under the lock.
+        acquire, release: of the lock; ``with`` would take twice as long.
+    """
+
+    new: Callable[[], str]
 
     def __init__(self) -> None:
         self.reseed()
@@ -19,14 +30,17 @@ class _Ids:
 
     def reseed(self) -> None:
         """Make ids of this process different from those of any other, its parent included."""
-        self._prefix = os.urandom(10).hex()
-        self._count = itertools.count()
-        self.lock = threading.Lock()  # another thread may have held the old one during the fork
+        self.new = itertools.chain.from_iterable(_runs(os.urandom(10).hex())).__next__
+        lock = threading.Lock()  # another thread may have held the old one during the fork
+        self.acquire, self.release = lock.acquire, lock.release
 
-    def new(self) -> str:
-        """Return 32 hexadecimal digits that nobody else has."""
-        return f"{self._prefix}{next(self._count):012x}"
 
+def _runs(prefix: str) -> Iterator[Iterator[str]]:
+    """Yield 256 ids at a time, so that a number is written out once for all of them."""
+    for number in itertools.count():
+        yield map(f"{prefix}{number:010x}".__add__, _LAST_DIGITS)
+
+
+_LAST_DIGITS = [f"{number:02x}" for number in range(256)]
 
 ids = _Ids()
-new_id = ids.new

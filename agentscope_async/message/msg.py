@@ -14,18 +14,20 @@ import orjson
 
 from ..errors import AgentScopeWarning, MessageError
 from ._frozen import FrozenList, checked_text
-from ._ids import ids, new_id
+from ._ids import ids
 from .parts import TextPart, freeze, has_parts, revive, thaw
 from .usage import Usage, checked_usage, usage_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["MSG_TYPES", "ROLES", "TAKEN_FIELDS", "Msg", "Tht", "as_msg", "plain_from"]
+__all__ = ["MSG_TYPES", "ROLES", "TAKEN_FIELDS", "Msg", "Texts", "Tht", "as_msg", "from_texts", "texts_of"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
 Timestamp: TypeAlias = float | str
+Texts: TypeAlias = tuple[str, str, str, str, str]
+"""A message that holds only texts, as most do: its id, timestamp, name, content and role."""
 
 _new_draft = object.__new__
 _now = time.time
@@ -116,11 +118,14 @@ class Msg(_Draft):
         """32 hexadecimal digits."""
         id = self._id
         if id is None:
-            with ids.lock:  # two threads that ask first must hear the same
+            ids.acquire()  # two threads that ask first must hear the same
+            try:
                 id = self._id
                 if id is None:
-                    id = new_id()
+                    id = ids.new()
                     _set_id(self, id)
+            finally:
+                ids.release()
         return id
 
     @property
@@ -197,7 +202,7 @@ class Msg(_Draft):
         """
         if not isinstance(wire, dict):
             raise MessageError("", f"a message is a JSON object, not {type(wire).__name__}")
-        plain = plain_from(wire)
+        plain = _plain_from(wire)
         if plain is not None:
             return plain
         values = dict(wire)
@@ -350,8 +355,12 @@ def _formatted(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def plain_from(wire: dict[str, Any]) -> Msg | None:
-    """Return the message of a wire form that holds only plain texts, as most do; None: ask ``from_dict``."""
+def _plain_from(wire: dict[str, Any]) -> Msg | None:
+    """Return the message of a wire form that holds only ASCII texts, as most do; None: ask ``from_dict``.
+
+    Raises:
+        MessageError: as ``from_dict``.
+    """
     try:
         kind, id, timestamp, name, content, url, role = _plain_fields(wire)
     except KeyError:
@@ -362,8 +371,28 @@ def plain_from(wire: dict[str, Any]) -> Msg | None:
         return None
     if not (content.isascii() and name.isascii() and timestamp.isascii() and id.isascii()):
         return None
-    if role not in ROLES or not 1 <= len(id) <= 200:
+    return from_texts(id, timestamp, name, content, role)
+
+
+def texts_of(msg: Msg) -> Texts | None:
+    """Return the texts of a message that holds nothing else; None: it has to travel as ``to_dict`` says."""
+    content, moment = msg.content, msg._time
+    if type(content) is not str or msg._extra is not None or msg.url is not None or type(msg) is not Msg:
         return None
+    timestamp = moment if type(moment) is str else _formatted(int(moment))
+    return msg._id or msg.id, timestamp, msg.name, content, msg.role
+
+
+def from_texts(id: str, timestamp: str, name: str, content: str, role: str) -> Msg:
+    """Return the message of what :func:`texts_of` gave, read from JSON, so that no text has a lone surrogate.
+
+    Raises:
+        MessageError: the role is unknown, or the id too long or empty.
+    """
+    if role not in ROLES:
+        raise _unknown_role(role)
+    if not 1 <= len(id) <= 200:
+        raise _bad_id()
     draft = _new_draft(_Draft)
     draft.name = name
     draft.content = content
@@ -389,7 +418,7 @@ def _fill_extra(draft: _Draft, extra: dict[str, Any]) -> None:
     if "id" in extra:
         msg_id = extra.pop("id")
         if not isinstance(msg_id, str) or not 1 <= len(msg_id) <= 200:
-            raise MessageError("id", "must be a string of 1 to 200 characters")
+            raise _bad_id()
         draft._id = checked_text(msg_id, "id")
     kept = {}
     for key, value in extra.items():
@@ -411,9 +440,17 @@ def _checked_url(url: Any) -> str | FrozenList:
 
 def _role_or_error(role: Any) -> str:
     if role is not None:
-        raise MessageError("role", f"unknown role {role!r:.80}; use one of {', '.join(ROLES)}")
+        raise _unknown_role(role)
     warnings.warn("A message without a role gets the role 'assistant'.", AgentScopeWarning, stacklevel=3)
     return "assistant"
+
+
+def _unknown_role(role: Any) -> MessageError:
+    return MessageError("role", f"unknown role {role!r:.80}; use one of {', '.join(ROLES)}")
+
+
+def _bad_id() -> MessageError:
+    return MessageError("id", "must be a string of 1 to 200 characters")
 
 
 def _echo(msg: Msg) -> None:

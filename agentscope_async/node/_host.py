@@ -18,9 +18,11 @@ from .._stopping import when_stopped
 from .._turn import current_turn
 from ..errors import AgentNotFound, AskTimeoutError, ForbiddenError, ReplyExitError
 from ..logging import get_logger
+from ..message.msg import from_texts
 from . import _wire
 from ._operations import operate
 from ._replies import FETCH
+from ._wire import answer_of
 from .events import CannotSend, Refused
 from .failures import failure_of
 from .frames import NODE, REPLY, Ask, Cancel, Failure, FrameError, Probe, Spawn, Unwatch, Watch
@@ -93,46 +95,50 @@ class Host:
         self._served[id] = self._loop.create_task(answer(), context=self._node.context.copy())
 
     async def _serve(self, ask: Ask, due: float | None, *, is_consumed: bool) -> None:
-        task = self._served[ask.id]
+        id, bridge = ask.id, self._bridge
         if ask.chain:
-            turn = self._turns[ask.id] = self._node.waits.begin_serving(ask.chain, task)
-            current_turn.set(turn)
-        session = self._bridge.link.session
+            self._join_chain(ask)
         try:
             try:
-                if ask.id in self._unwanted:
+                if self._unwanted and id in self._unwanted:
                     raise asyncio.CancelledError
-                if due is None and ask.op == REPLY and not ask.wants_parts and ask.to != NODE:
-                    # What _do() does, without a coroutine more for each ask.
-                    agent = self._node.exports.find(ask.to, self._bridge.caller).agent
-                    x = _wire.plain_message(ask.body)
-                    result = await self._do(ask) if x is None else (await agent(x)).to_dict()
-                elif due is None:
-                    result = await self._do(ask)
-                else:
+                if due is not None:
                     result = await self._do_in_time(ask, due)
+                elif type(ask.body) is tuple and ask.op == REPLY and not ask.wants_parts and ask.to != NODE:
+                    # What _do() does, without a coroutine more for each ask.
+                    agent = self._node.exports.find(ask.to, bridge.caller).agent
+                    result = answer_of(await agent(from_texts(*ask.body)))
+                else:
+                    result = await self._do(ask)
             finally:
-                del self._served[ask.id]  # an answer on its way is not to be cancelled
-                self._unwanted.discard(ask.id)
+                task = self._served.pop(id)  # an answer on its way is not to be cancelled
+                if self._unwanted:
+                    self._unwanted.discard(id)
                 if ask.chain:
-                    self._turns.pop(ask.id).task = None
+                    self._turns.pop(id).task = None
         except asyncio.CancelledError:
-            await self._fail(ask.id, Failure("cancelled", "Whoever asked does not wait any more."))
+            await self._fail(id, Failure("cancelled", "Whoever asked does not wait any more."))
         except Exception as error:
-            await self._fail(ask.id, failure_of(error))
+            await self._fail(id, failure_of(error))
         except (SystemExit, KeyboardInterrupt, GeneratorExit) as signal:  # of a method that is no turn
             if _is_being_closed(task):
                 raise
-            await self._fail(ask.id, failure_of(ReplyExitError(ask.to, signal)))
+            await self._fail(id, failure_of(ReplyExitError(ask.to, signal)))
         else:
             try:
-                session.reply(ask.id, result)
+                bridge.link.session.reply(id, result)
             except (CannotSend, FrameError):
-                await self._reply(ask.id, result)
+                await self._reply(id, result)
         # Not before the answer is on its way: else one who takes no answers could ask for ever more.
+        link = bridge.link
         if not is_consumed:
-            session.consumed(ask.to)
-        self._bridge.link.flush()
+            link.session.consumed(ask.to)
+        link.flush()
+
+    def _join_chain(self, ask: Ask) -> None:
+        """Have the task that serves an ask from within a turn known by that turn."""
+        turn = self._turns[ask.id] = self._node.waits.begin_serving(ask.chain, self._served[ask.id])
+        current_turn.set(turn)
 
     async def _do_in_time(self, ask: Ask, due: float) -> Any:
         _context.deadline.set(due)
@@ -157,7 +163,7 @@ class Host:
                 reply = await exported.agent._watched(body.x, body.kwargs, _Listener(self, ask.id))
             else:
                 reply = await exported.agent(body.x, **body.kwargs)
-            return reply.to_dict()
+            return answer_of(reply)
         operation = _OPERATIONS.get(ask.op)
         if operation is None:
             raise ForbiddenError(f"There is no operation {ask.op!r} on an agent.")

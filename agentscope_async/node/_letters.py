@@ -98,7 +98,8 @@ class Letters:
             return
         if tell.to == NODE:
             return
-        body = {"to": tell.to, "body": tell.body, "code": failure.code, "text": failure.text[:1000]}
+        letter = _wire.spelled_out(tell.body)
+        body = {"to": tell.to, "body": letter, "code": failure.code, "text": failure.text[:1000]}
         try:
             self._bridge.tell(NODE, body, op="returned")
         except (CannotSend, FrameError):

@@ -13,6 +13,7 @@ from .events import CannotSend
 from .frames import NODE, FrameError
 
 if TYPE_CHECKING:
+    from ..message.msg import Texts
     from ._waits import Asked
     from .bridge import Bridge
     from .node import Node
@@ -76,13 +77,13 @@ class Line:
             _raise_unless_passing(bridge, problem)
             return None
 
-    def ask_now(self, body: Any, asked: Asked) -> bool | None:
-        """Send an ask from outside all turns, with nothing to it but its body; else as ``try_now``."""
+    def ask_now(self, texts: Texts, asked: Asked) -> bool | None:
+        """Send an ask from outside all turns that is a message and nothing else; else as ``try_now``."""
         bridge = self._bridge
         if self._waiting is not None or bridge is None or bridge.is_over:
             return None
         try:
-            return bridge.ask_plainly(self._key, body, asked)
+            return bridge.ask_message(self._key, texts, asked)
         except (CannotSend, FrameError) as problem:
             _raise_unless_passing(bridge, problem)
             return None

@@ -11,7 +11,7 @@ from ..message import Msg
 from ._addresses import Address
 from ._grammar import is_name, is_path, is_secret, is_target
 from ._replies import FETCH, RemoteReply
-from ._wire import read_msg
+from ._wire import answer_of, read_msg
 from .events import CannotSend
 from .failures import error_of
 from .frames import MAX_HOPS, Failure, FrameError
@@ -44,7 +44,7 @@ async def _give(node: Node, id: str, bridge: Bridge, *, is_here: bool) -> dict[s
             with suppress(CannotSend, FrameError):
                 node.introduce(reply, bridge)
             return {"__type": "Reply", "name": reply.name, "node": reply.home, "id": id}
-    return (await reply).to_dict()
+    return answer_of(await reply)
 
 
 async def _interrupt(node: Node, body: Any, bridge: Bridge) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hmac import compare_digest
+from operator import itemgetter
 from typing import Any, NoReturn, TypeAlias
 
 from . import decoding
@@ -13,7 +14,9 @@ from ._lifecycle import Lifecycle
 from ._violation import Violation
 from .events import CloseLink, CreditGranted, Event, LateReply, PeerDraining, Refused, RoomBack, State
 from .frames import (
+    MAX_INTEGER,
     NODE,
+    REPLY,
     Ack,
     Ask,
     Bye,
@@ -86,9 +89,11 @@ class Receiver(Lifecycle):
     def _take(self, line: bytes, now: float, events: list[Event]) -> None:
         try:
             fields = decoding.parse(line)
-            rx = fields.get("a")
+            rx = fields.pop("a", None)
             if rx is not None:
                 self._take_rx(rx if type(rx) is int and rx >= 0 else decoding.refuse_rx(rx), events)
+            if "msg" in fields and self._take_message(fields, now, events):
+                return
             frame = decoding.read(fields, line)
         except FrameError as error:
             self._take_bad(error, now, events)
@@ -108,6 +113,53 @@ class Receiver(Lifecycle):
         inbox.rx = n
         if inbox.ack_due_at is None:
             inbox.ack_due_at = now + ACK_AFTER_S
+
+    def _take_message(self, fields: dict[str, Any], now: float, events: list[Event]) -> bool:
+        """Admit an ask or a reply that is a message and nothing else, as most frames are.
+
+        Returns:
+            False if anything about it is out of the ordinary: nothing was done, read it field by field.
+        """
+        inbox, kind, size = self._inbox, fields.get("t"), len(fields)
+        try:
+            if kind == "ask" and size == 5:
+                n, id, to, texts = _ASK(fields)
+                flow = self._inflows[to]
+                if not (
+                    type(n) is type(id) is int
+                    and n == inbox.rx + 1
+                    and self._last_peer_id < id <= MAX_INTEGER
+                    and flow.used < flow.upto
+                    and len(self._answering) < MAX_OPEN_ASKS
+                    and not inbox.is_joining
+                ):
+                    return False
+                events.append(Ask(n, id, to, decoding.read_texts(texts), None, (), None, REPLY, False))
+                flow.used += 1
+                self._last_peer_id = id
+                self._answering[id] = None
+            elif kind == "rep" and size == 4:
+                n, id, texts = _REPLY(fields)
+                if not (
+                    type(n) is type(id) is int
+                    and n == inbox.rx + 1
+                    and id in self._asks
+                    and id not in self._streams
+                    and id not in self._cancelled
+                    and not self._is_ask_wanted
+                    and not inbox.is_joining
+                ):
+                    return False
+                events.append(Reply(n, id, decoding.read_texts(texts), None, True))
+                del self._asks[id]
+            else:
+                return False
+        except (KeyError, TypeError, FrameError):  # TypeError: no name at all, but a list
+            return False
+        inbox.rx = n
+        if inbox.ack_due_at is None:
+            inbox.ack_due_at = now + ACK_AFTER_S
+        return True
 
     def _take_bad(self, error: FrameError, now: float, events: list[Event]) -> None:
         """Step over a bad frame if its number can be counted; else only a new link can help."""
@@ -344,6 +396,8 @@ class Receiver(Lifecycle):
     def _take_greeting(self, greeting: Hello | Welcome, now: float, events: list[Event]) -> None:
         raise Violation(CloseCode.BAD_FRAME, "A link is greeted once.")
 
+
+_ASK, _REPLY = itemgetter("n", "id", "to", "msg"), itemgetter("n", "id", "msg")
 
 _Taker: TypeAlias = Callable[[Receiver, Any, float, list[Event]], None]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import _context
 from ..errors import MessageError
 from ..message import ContentPart, Msg, Speech
-from ..message.msg import plain_from
+from ..message.msg import Texts, from_texts, texts_of
 from ..models._media import is_local
 from ..reply import Reply
 from ._grammar import is_secret
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .node import Node
 
 __all__ = [
-    "Body", "body_of", "plain_message", "read_body", "read_msg", "read_speech",
-    "read_state", "speech_part",
+    "Body", "answer_of", "body_of", "fields_of", "read_body", "read_msg", "read_speech",
+    "read_state", "speech_part", "spelled_out",
 ]  # fmt: skip
 
 
@@ -33,20 +33,21 @@ class Body(NamedTuple):
     reply_id: str
 
 
-def plain_message(body: Any) -> Msg | None:
-    """Return the message of a body that holds only that, of texts, as most do; None: see ``read_body``."""
-    if type(body) is not dict or len(body) != 1:
-        return None
-    x = body.get("x")
-    return plain_from(x) if type(x) is dict else None
-
-
-def body_of(x: Any, kwargs: dict[str, Any] | None, node: Node) -> dict[str, Any]:
-    """Return the body for a message as ``agents._mail.incoming`` gives it.
+def body_of(x: Any, kwargs: dict[str, Any] | None, node: Node) -> dict[str, Any] | Texts:
+    """Return the body for a message as ``agents._mail.incoming`` gives it: its texts if that is all.
 
     Raises:
         MessageError: something in it has no wire form.
     """
+    if not kwargs and isinstance(x, Msg) and _context.trace_id.get() is None:
+        texts = texts_of(x)
+        if texts is not None:
+            return texts
+    return fields_of(x, kwargs, node)
+
+
+def fields_of(x: Any, kwargs: dict[str, Any] | None, node: Node) -> dict[str, Any]:
+    """Return the body as an object, to which more can be added; raises as ``body_of``."""
     body: dict[str, Any] = {"x": x.to_dict() if isinstance(x, Msg) else _plain(x, node)}
     if kwargs:
         body["kw"] = Msg("keywords", kwargs, "user").to_dict()["content"]  # checks that all of it is JSON
@@ -54,6 +55,19 @@ def body_of(x: Any, kwargs: dict[str, Any] | None, node: Node) -> dict[str, Any]
     if trace is not None:
         body["trace"] = trace
     return body
+
+
+def answer_of(msg: Msg) -> dict[str, Any] | Texts:
+    """Return the body of a reply."""
+    return texts_of(msg) or msg.to_dict()
+
+
+def spelled_out(body: Any) -> Any:
+    """Return a body that came as the texts of a message as the object that stands for it elsewhere."""
+    if type(body) is not tuple:
+        return body
+    id, timestamp, name, content, role = body
+    return {"x": {"__type": "Msg", "id": id, "timestamp": timestamp, "name": name, "content": content, "role": role}}
 
 
 def _plain(x: Any, node: Node) -> Any:
@@ -70,6 +84,8 @@ def read_body(body: Any, bridge: Bridge) -> Body:
     Raises:
         MessageError: the body is none.
     """
+    if type(body) is tuple:
+        return Body(from_texts(*body), {}, None, "")
     if type(body) is not dict:
         raise MessageError("body", f"is a JSON object with the message as 'x', not {type(body).__name__}")
     kwargs, trace, reply_id = body.get("kw", {}), body.get("trace"), body.get("rid", "")
@@ -103,9 +119,8 @@ def read_msg(wire: Any, bridge: Bridge) -> Msg:
     Raises:
         MessageError: it is none, or names a file.
     """
-    plain = plain_from(wire) if type(wire) is dict else None
-    if plain is not None:
-        return plain
+    if type(wire) is tuple:
+        return from_texts(*wire)
     msg = Msg.from_dict(wire)
     if (msg.url is not None or type(msg.content) is not str) and not bridge.is_family:
         if any(map(is_local, _urls_in(msg))):

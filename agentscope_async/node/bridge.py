@@ -34,6 +34,7 @@ from .failures import error_of
 from .frames import NODE, REPLY, Ask, Cancel, Down, Probe, Reply, Spawn, Tell, Unwatch, Watch
 
 if TYPE_CHECKING:
+    from ..message.msg import Texts
     from .link import Link
     from .node import Node
 
@@ -49,14 +50,19 @@ class Bridge:
         link: the link.
         asks: what was asked of the other node, by the id of its frame.
         is_attached: the link is there: events may come before it.
-        is_dialed: we opened it, so that the other node has proven nothing to us.
+        peer: the other node's name, "" before there is a link.
+        caller: whose rights the other node has here: those of its name, unless that was only said, as by
+            one that we dialed and that has proven nothing to us.
         is_to_child: the other node is a process that we started, at the address and with the secret it has.
     """
 
     link: Link
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, is_dialed: bool) -> None:
         """Make a bridge; ``attach`` gives it its link, which may have told it of events before."""
+        self.peer = ""
+        self.caller = STRANGER
+        self._is_dialed = is_dialed
         self.node = node
         self.asks: dict[int, Asked] = {}
         self._host = Host(self)
@@ -70,24 +76,16 @@ class Bridge:
         self.is_over = False
         self.over_reason = ""
         self.is_to_child = False
-        self.is_dialed = False
         self.is_attached = False
 
     def attach(self, link: Link) -> None:
         """Take a link that is, or is about to be, up."""
         self.link = link
+        self.peer = link.session.peer
+        if not self._is_dialed:
+            self.caller = self.peer
         self.is_attached = True
         self.node.emit(LinkChanged("", self.peer, "up", "new"))
-
-    @property
-    def peer(self) -> str:
-        """The other node's name."""
-        return self.link.session.peer
-
-    @property
-    def caller(self) -> str:
-        """Whose rights the other node has here: those of its name, unless that was only said."""
-        return STRANGER if self.is_dialed else self.peer
 
     @property
     def is_family(self) -> bool:
@@ -119,9 +117,9 @@ class Bridge:
         self._await_answer(asked)
         return True
 
-    def ask_plainly(self, key: str, body: Any, asked: Asked) -> bool:
-        """Do as ``ask`` does with the defaults, for somebody who is in no turn: most asks are such."""
-        asked.id = id = self.link.session.ask(key, body, 0.0)
+    def ask_message(self, key: str, texts: Texts, asked: Asked) -> bool:
+        """Do as ``ask`` does for a message and nothing else, by somebody in no turn: most asks are such."""
+        asked.id = id = self.link.session.ask_message(key, texts)
         asked.bridge = self
         self.asks[id] = asked
         self.link.flush()

@@ -60,7 +60,7 @@ from .frames import (
     Welcome,
 )
 
-__all__ = ["check_fields", "checked_identity", "decode", "parse", "read", "read_terms", "refuse_rx"]
+__all__ = ["check_fields", "checked_identity", "decode", "parse", "read", "read_terms", "read_texts", "refuse_rx"]
 
 
 def decode(line: bytes) -> Frame:
@@ -98,7 +98,8 @@ def read(fields: dict[str, Any], line: bytes) -> Frame:
     except (TypeError, KeyError):
         raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.") from None
     try:
-        if len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
+        # Texts nest nothing.
+        if "msg" not in fields and (len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH):
             check_shape(fields, line)
         return reader(fields)
     except FrameError as error:
@@ -122,9 +123,7 @@ def _read_tell(fields: dict[str, Any]) -> Tell:
         raise bad("op", op, "a name")
     if sender is not None and not is_name(sender):
         raise bad("from", sender, "a name")
-    if "body" not in fields:
-        raise bad("body", None, "there")
-    return Tell(n, to, fields["body"], sender, op)
+    return Tell(n, to, _body(fields), sender, op)
 
 
 def _read_ask(fields: dict[str, Any]) -> Ask:
@@ -145,10 +144,8 @@ def _read_ask(fields: dict[str, Any]) -> Ask:
         raise bad("from", sender, "a name")
     if type(parts) is not bool:
         raise bad("parts", parts, "true or false")
-    if "body" not in fields:
-        raise bad("body", None, "there")
     path = () if chain is None else checked_chain(chain)
-    return Ask(n, id, to, fields["body"], ttl_ms, path, sender, op, parts)
+    return Ask(n, id, to, _body(fields), ttl_ms, path, sender, op, parts)
 
 
 def _read_reply(fields: dict[str, Any]) -> Reply:
@@ -160,13 +157,38 @@ def _read_reply(fields: dict[str, Any]) -> Reply:
         raise bad("id", id, "a number")
     if type(last) is not bool:
         raise bad("last", last, "true or false")
-    if (err is None) != ("body" in fields):
-        raise bad("body", None, "one of body and err")
     if err is None:
-        return Reply(n, id, fields["body"], None, last)
+        return Reply(n, id, _body(fields), None, last)
+    if "body" in fields or "msg" in fields:
+        raise bad("body", None, "one of body, msg and err")
     if not last:
         raise bad("last", last, "true for an error")
     return Reply(n, id, None, _read_failure(err), True)
+
+
+def _body(fields: dict[str, Any]) -> Any:
+    """Return what is said: a JSON value, or as a tuple the texts of a message."""
+    if "msg" not in fields:
+        if "body" not in fields:
+            raise bad("body", None, "there")
+        return fields["body"]
+    if "body" in fields:
+        raise bad("body", None, "one of body and msg")
+    return read_texts(fields["msg"])
+
+
+def read_texts(texts: Any) -> tuple[str, ...]:
+    """Return the texts of a message.
+
+    Raises:
+        FrameError: they are none, or not five.
+    """
+    if type(texts) is not list or len(texts) != 5:
+        raise bad("msg", texts, "a list of five texts")
+    a, b, c, d, e = texts
+    if not (type(a) is type(b) is type(c) is type(d) is type(e) is str):
+        raise bad("msg", texts, "a list of five texts")
+    return tuple(texts)
 
 
 def _read_failure(err: Any) -> Failure:

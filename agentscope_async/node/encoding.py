@@ -72,7 +72,7 @@ def check_settings(node: str, inc: str, terms: Terms) -> None:
 def encode_tell(n: int, to: str, body: Any, *, sender: str | None = None, op: str = REPLY) -> bytes:
     """Return a tell. NaN in ``body`` would become null: what ``Msg.to_dict`` gives has none."""
     check_target(to)
-    fields = {"t": "tell", "n": n, "to": to, "body": body}
+    fields = {"t": "tell", "n": n, "to": to, _kind_of(body): body}
     if sender is not None or op != REPLY:
         _add_source(fields, sender, op)
     return encode(fields)
@@ -91,7 +91,7 @@ def encode_ask(
 ) -> bytes:
     """Return an ask; its time to live is added by :func:`with_tail` when it is written."""
     check_target(to)
-    fields: dict[str, Any] = {"t": "ask", "n": n, "id": id, "to": to, "body": body}
+    fields: dict[str, Any] = {"t": "ask", "n": n, "id": id, "to": to, _kind_of(body): body}
     if chain:
         fields["chain"] = checked_chain(list(chain))
     if wants_parts:
@@ -99,6 +99,16 @@ def encode_ask(
     if sender is not None or op != REPLY:
         _add_source(fields, sender, op)
     return encode(fields)
+
+
+def encode_message(n: int, id: int, to: str, texts: Texts) -> bytes:
+    """Return an ask that is a message and nothing else, for somebody who was written to before."""
+    return orjson.dumps({"t": "ask", "n": n, "id": id, "to": to, "msg": texts})
+
+
+def _kind_of(body: Any) -> str:
+    """Return the field a body goes into: a tuple is the texts of a message, see ``texts_of``."""
+    return "msg" if type(body) is tuple else "body"
 
 
 def _add_source(fields: dict[str, Any], sender: str | None, op: str) -> None:
@@ -114,7 +124,9 @@ def _add_source(fields: dict[str, Any], sender: str | None, op: str) -> None:
 
 def encode_reply(n: int, id: int, body: Any, *, last: bool = True) -> bytes:
     """Return a reply, or a part of one."""
-    fields = {"t": "rep", "n": n, "id": id, "body": body}
+    if type(body) is tuple and last:
+        return orjson.dumps({"t": "rep", "n": n, "id": id, "msg": body})
+    fields = {"t": "rep", "n": n, "id": id, _kind_of(body): body}
     if not last:
         fields["last"] = False
     return encode(fields)

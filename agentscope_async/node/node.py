@@ -334,8 +334,7 @@ class Node:
         return dialing.result()
 
     async def _dial(self, address: Address) -> Bridge:
-        bridge = Bridge(self)
-        bridge.is_dialed = True
+        bridge = Bridge(self, is_dialed=True)
         bridge.is_to_child = any(child.is_at(address.token) for child in self.children)
         link = await Link.dial(
             address.url, self._settings, on_event=bridge.on_event, on_lost=bridge.on_lost,
@@ -357,7 +356,7 @@ class Node:
         return await self.bridge_at(self.address(known.url, known.token, known.ssl))
 
     def _take_link(self, link: Link) -> None:
-        bridge = Bridge(self)
+        bridge = Bridge(self, is_dialed=False)
         link.start(bridge.on_event, bridge.on_lost)
         bridge.attach(link)
         self._bridges.add(bridge)

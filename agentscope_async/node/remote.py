@@ -9,16 +9,18 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from .. import _context
+from .._context import trace_id
 from .._turn import current_turn, open_turn
 from ..agents._mail import Member, announce, deliver, incoming
 from ..agents.stream import AgentStream
 from ..errors import AgentStoppedError, ConfigError, InterruptedTurnError, NodeDown, RuntimeClosedError
 from ..logging import brief, get_logger
 from ..message import Msg
+from ..message.msg import texts_of
 from ._line import Line, Locator, Send
 from ._replies import RemoteReply
 from ._waits import Asked, in_time
-from ._wire import body_of, read_msg, read_speech
+from ._wire import body_of, fields_of, read_msg, read_speech
 from .frames import REPLY
 from .launched import Launched
 
@@ -140,7 +142,7 @@ class RemoteAgent(Member):
             self.name, id, partial(self._fetch, id, taken), partial(self._take_back, id, taken)
         )
         reply.placed = taken
-        body = {**body_of(incoming(x), kwargs, self._node), "rid": id}
+        body = {**fields_of(incoming(x), kwargs, self._node), "rid": id}
 
         def send(bridge: Bridge, key: str) -> bool:
             if taken.cancelled():
@@ -221,7 +223,7 @@ class RemoteAgent(Member):
         """Ask, and tell those who share a hub with this agent what it said."""
         if type(x) is not Msg:
             x = incoming(x)
-        asked = self._ask_plainly(x) if not kwargs and listener is None and type(x) is Msg else None
+        asked = self._ask_message(x) if not kwargs and listener is None and type(x) is Msg else None
         if asked is None:
             answer = await self._ask(x, kwargs, listener, REPLY)
         else:
@@ -237,13 +239,16 @@ class RemoteAgent(Member):
                 await deliver(heard)
         return reply
 
-    def _ask_plainly(self, x: Msg) -> Asked | None:
-        """Send an ask at once; None: there is a time limit, a turn that asks, or no room for it now."""
+    def _ask_message(self, x: Msg) -> Asked | None:
+        """Send a message at once; None: it is more than texts, is asked in a turn or in time, or has no room."""
         turn = current_turn.get()
         if (turn is not None and turn.task is not None) or self._deadline() is not None:
             return None
+        texts = texts_of(x) if trace_id.get() is None else None
+        if texts is None:
+            return None
         asked = Asked(self.name, None, is_heard=False)
-        return asked if self._line.ask_now(body_of(x, None, self._node), asked) else None
+        return asked if self._line.ask_now(texts, asked) else None
 
     async def _ask(self, x: Any, kwargs: dict[str, Any] | None, listener: Any, op: str) -> Any:
         """Ask within the time there is."""

@@ -29,6 +29,7 @@ from .events import CannotSend, SessionStatistics, State
 from .frames import NODE, REPLY, Failure, FrameError
 
 if TYPE_CHECKING:
+    from ..message.msg import Texts
     from .settings import Settings
 
 __all__ = ["Session"]
@@ -144,6 +145,18 @@ class Session(Receiver):
         self._asks[id] = outbox.sent_n, tag
         if wants_parts:
             self._streams[id] = Inflow(self.settings.credit)
+        return id
+
+    def ask_message(self, to: str, texts: Texts) -> int:
+        """Send a request that is a message and nothing else, as most are; see ``ask``."""
+        flow, outbox = self._outflow(to), self._outbox
+        if len(self._asks) >= MAX_OPEN_ASKS:
+            self._refuse_ask()
+        id, n = self._last_id + 1, outbox.sent_n + 1
+        outbox.put(encoding.encode_message(n, id, to, texts), "", id, None)
+        flow.charge()
+        self._last_id = id
+        self._asks[id] = n, None
         return id
 
     def spawn(

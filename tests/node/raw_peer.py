@@ -19,6 +19,7 @@ from agentscope_async.node.connection import Connection, Limits, connect
 
 TOKEN = "a-token-of-the-tests-of-hostile-peers"
 NUMBERED = frozenset({"tell", "ask", "rep", "can", "wat", "unw", "dwn", "spn", "part"})
+SHORT_FORM = ("id", "timestamp", "name", "content", "role")
 NEVER_SILENT_MS = 600_000
 """The heartbeat that raw peers announce, so that none has to be sent within a test."""
 
@@ -151,6 +152,9 @@ class RawPeer:
         is_new = False
         for line in data.split(b"\n"):
             frame = orjson.loads(line)
+            if "msg" in frame:  # the short form of what goes in the body otherwise
+                x = {"__type": "Msg", **dict(zip(SHORT_FORM, frame["msg"], strict=True)), "url": None}
+                frame["body"] = x if frame["t"] == "rep" else {"x": x}
             self.seen.append(frame)
             if frame["t"] in NUMBERED:
                 self.rx = frame["n"]
