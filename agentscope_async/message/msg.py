@@ -21,13 +21,14 @@ from .usage import Usage, checked_usage, usage_from
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["MSG_TYPES", "ROLES", "TAKEN_FIELDS", "Msg", "Texts", "Tht", "as_msg", "from_texts", "texts_of"]
+__all__ = ["MSG_TYPES", "ROLES", "TAKEN_FIELDS", "TEXTS", "Msg", "Texts", "Tht", "as_msg", "from_texts", "texts_of"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
 Timestamp: TypeAlias = float | str
 Texts: TypeAlias = tuple[str, str, str, str, str]
-"""A message that holds only texts, as most do: its id, timestamp, name, content and role."""
+"""A message that holds only texts, as most do: the fields named in ``TEXTS``."""
+TEXTS = ("id", "timestamp", "name", "content", "role")
 
 _new_draft = object.__new__
 _now = time.time
@@ -362,7 +363,7 @@ def _plain_from(wire: dict[str, Any]) -> Msg | None:
         MessageError: as ``from_dict``.
     """
     try:
-        kind, id, timestamp, name, content, url, role = _plain_fields(wire)
+        kind, url, id, timestamp, name, content, role = _plain_fields(wire)
     except KeyError:
         return None
     if len(wire) != 7 or kind != "Msg" or url is not None:
@@ -371,7 +372,7 @@ def _plain_from(wire: dict[str, Any]) -> Msg | None:
         return None
     if not (content.isascii() and name.isascii() and timestamp.isascii() and id.isascii()):
         return None
-    return from_texts(id, timestamp, name, content, role)
+    return from_texts((id, timestamp, name, content, role))
 
 
 def texts_of(msg: Msg) -> Texts | None:
@@ -383,12 +384,18 @@ def texts_of(msg: Msg) -> Texts | None:
     return msg._id or msg.id, timestamp, msg.name, content, msg.role
 
 
-def from_texts(id: str, timestamp: str, name: str, content: str, role: str) -> Msg:
-    """Return the message of what :func:`texts_of` gave, read from JSON, so that no text has a lone surrogate.
+def from_texts(texts: Sequence[Any]) -> Msg:
+    """Return the message that :func:`texts_of` was given; they come from JSON: none has a lone surrogate.
 
     Raises:
-        MessageError: the role is unknown, or the id too long or empty.
+        MessageError: they are not five texts, or none of a message.
     """
+    try:
+        id, timestamp, name, content, role = texts
+    except ValueError:
+        raise _no_texts() from None
+    if not (type(id) is type(timestamp) is type(name) is type(content) is str):
+        raise _no_texts()
     if role not in ROLES:
         raise _unknown_role(role)
     if not 1 <= len(id) <= 200:
@@ -404,7 +411,7 @@ def from_texts(id: str, timestamp: str, name: str, content: str, role: str) -> M
     return draft  # type: ignore[return-value]  # cast() would be a call for each message
 
 
-_plain_fields = operator.itemgetter("__type", "id", "timestamp", "name", "content", "url", "role")
+_plain_fields = operator.itemgetter("__type", "url", *TEXTS)
 
 
 def _build(kind: type[Msg], values: dict[str, Any]) -> Msg:
@@ -447,6 +454,10 @@ def _role_or_error(role: Any) -> str:
 
 def _unknown_role(role: Any) -> MessageError:
     return MessageError("role", f"unknown role {role!r:.80}; use one of {', '.join(ROLES)}")
+
+
+def _no_texts() -> MessageError:
+    return MessageError("msg", f"is a list of five texts: {', '.join(TEXTS)}")
 
 
 def _bad_id() -> MessageError:

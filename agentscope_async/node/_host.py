@@ -107,7 +107,7 @@ class Host:
                 elif type(ask.body) is tuple and ask.op == REPLY and not ask.wants_parts and ask.to != NODE:
                     # What _do() does, without a coroutine more for each ask.
                     agent = self._node.exports.find(ask.to, bridge.caller).agent
-                    result = answer_of(await agent(from_texts(*ask.body)))
+                    result = answer_of(await agent(from_texts(ask.body)))
                 else:
                     result = await self._do(ask)
             finally:

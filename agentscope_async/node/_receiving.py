@@ -132,9 +132,10 @@ class Receiver(Lifecycle):
                     and flow.used < flow.upto
                     and len(self._answering) < MAX_OPEN_ASKS
                     and not inbox.is_joining
+                    and type(texts) is list
                 ):
                     return False
-                events.append(Ask(n, id, to, decoding.read_texts(texts), None, (), None, REPLY, False))
+                events.append(Ask(n, id, to, tuple(texts), None, (), None, REPLY, False))
                 flow.used += 1
                 self._last_peer_id = id
                 self._answering[id] = None
@@ -148,13 +149,14 @@ class Receiver(Lifecycle):
                     and id not in self._cancelled
                     and not self._is_ask_wanted
                     and not inbox.is_joining
+                    and type(texts) is list
                 ):
                     return False
-                events.append(Reply(n, id, decoding.read_texts(texts), None, True))
+                events.append(Reply(n, id, tuple(texts), None, True))
                 del self._asks[id]
             else:
                 return False
-        except (KeyError, TypeError, FrameError):  # TypeError: no name at all, but a list
+        except (KeyError, TypeError):  # TypeError: no name at all, but a list
             return False
         inbox.rx = n
         if inbox.ack_due_at is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import _context
 from ..errors import MessageError
 from ..message import ContentPart, Msg, Speech
-from ..message.msg import Texts, from_texts, texts_of
+from ..message.msg import TEXTS, Texts, from_texts, texts_of
 from ..models._media import is_local
 from ..reply import Reply
 from ._grammar import is_secret
@@ -63,11 +63,10 @@ def answer_of(msg: Msg) -> dict[str, Any] | Texts:
 
 
 def spelled_out(body: Any) -> Any:
-    """Return a body that came as the texts of a message as the object that stands for it elsewhere."""
+    """Return a body that came as the texts of a message as the object it stands for."""
     if type(body) is not tuple:
         return body
-    id, timestamp, name, content, role = body
-    return {"x": {"__type": "Msg", "id": id, "timestamp": timestamp, "name": name, "content": content, "role": role}}
+    return {"x": {"__type": "Msg", **dict(zip(TEXTS, body))}}
 
 
 def _plain(x: Any, node: Node) -> Any:
@@ -85,7 +84,7 @@ def read_body(body: Any, bridge: Bridge) -> Body:
         MessageError: the body is none.
     """
     if type(body) is tuple:
-        return Body(from_texts(*body), {}, None, "")
+        return Body(from_texts(body), {}, None, "")
     if type(body) is not dict:
         raise MessageError("body", f"is a JSON object with the message as 'x', not {type(body).__name__}")
     kwargs, trace, reply_id = body.get("kw", {}), body.get("trace"), body.get("rid", "")
@@ -120,7 +119,7 @@ def read_msg(wire: Any, bridge: Bridge) -> Msg:
         MessageError: it is none, or names a file.
     """
     if type(wire) is tuple:
-        return from_texts(*wire)
+        return from_texts(wire)
     msg = Msg.from_dict(wire)
     if (msg.url is not None or type(msg.content) is not str) and not bridge.is_family:
         if any(map(is_local, _urls_in(msg))):

@@ -60,7 +60,7 @@ from .frames import (
     Welcome,
 )
 
-__all__ = ["check_fields", "checked_identity", "decode", "parse", "read", "read_terms", "read_texts", "refuse_rx"]
+__all__ = ["check_fields", "checked_identity", "decode", "parse", "read", "read_terms", "refuse_rx"]
 
 
 def decode(line: bytes) -> Frame:
@@ -98,7 +98,7 @@ def read(fields: dict[str, Any], line: bytes) -> Frame:
     except (TypeError, KeyError):
         raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.") from None
     try:
-        # Texts nest nothing.
+        # Whoever reads the texts of a message will not look into what is none.
         if "msg" not in fields and (len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH):
             check_shape(fields, line)
         return reader(fields)
@@ -167,28 +167,16 @@ def _read_reply(fields: dict[str, Any]) -> Reply:
 
 
 def _body(fields: dict[str, Any]) -> Any:
-    """Return what is said: a JSON value, or as a tuple the texts of a message."""
+    """Return what is said: a JSON value, or as a tuple what should be the texts of a message."""
     if "msg" not in fields:
         if "body" not in fields:
             raise bad("body", None, "there")
         return fields["body"]
     if "body" in fields:
         raise bad("body", None, "one of body and msg")
-    return read_texts(fields["msg"])
-
-
-def read_texts(texts: Any) -> tuple[str, ...]:
-    """Return the texts of a message.
-
-    Raises:
-        FrameError: they are none, or not five.
-    """
-    if type(texts) is not list or len(texts) != 5:
-        raise bad("msg", texts, "a list of five texts")
-    a, b, c, d, e = texts
-    if not (type(a) is type(b) is type(c) is type(d) is type(e) is str):
-        raise bad("msg", texts, "a list of five texts")
-    return tuple(texts)
+    if type(fields["msg"]) is not list:
+        raise bad("msg", fields["msg"], "a list of texts")
+    return tuple(fields["msg"])
 
 
 def _read_failure(err: Any) -> Failure:
