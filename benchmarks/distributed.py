@@ -8,10 +8,11 @@
 
 Clients and servers are processes of their own; a caller asks again when it is answered.
 Questions and answers are messages really built, of 100 bytes where nothing else is said. The
-raw ways send and parse the same message with orjson, with a correlation id, each at once:
-the ``websockets`` library with its defaults (but no compression and no pings), a frame for
-each message, and a length before each message on an ``asyncio.Protocol``. Other ways join
-where they can be imported. CPU is that of client and servers together; D1's is also shown for
+raw ways send the same ``Msg`` with orjson, with a correlation id, each at once: the
+``websockets`` library with its defaults (but no compression and no pings), a frame for each
+message, and a length before each message on an ``asyncio.Protocol``. ``bare`` sends a dict of
+name, role and text instead, without id and time, which no agent could use as it is. Other
+ways join where they can be imported. CPU is that of client and servers together; D1's is also shown for
 the client alone. Ratios are to raw websockets in the same round, medians of the rounds (least
 to most). All run on the same kind of event loop, with the garbage collector as it is; what the
 imports left is frozen. What is set up before is not counted.
@@ -160,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write; 1 when a gate is missed under ``--strict``, else 0."""
     rows = _chosen(args.only)
-    carriers, absent = node_peers.find(node_peers.FILES[:3] if args.no_peers else node_peers.FILES)
+    carriers, absent = node_peers.find(node_peers.OWN if args.no_peers else node_peers.FILES)
     gc.collect()
     gc.freeze()
     facts = machine_facts()
@@ -194,7 +195,7 @@ def _started(carriers: Carriers, stack: ExitStack, absent: dict[str, str], *, on
             try:
                 worker = stack.enter_context(Worker("benchmarks.node_peers.worker", job))
             except RuntimeError as error:
-                if file in node_peers.FILES[:3]:
+                if file in node_peers.OWN:
                     raise
                 absent[file] = f"n/a: {error}"
                 del carriers[file]
@@ -213,7 +214,7 @@ def _measure(row: str, carriers: Carriers, servers: Servers, args: argparse.Name
         return _on_uvloop(trips) if args.uvloop else trips
 
     measures = {file: (measure(file, is_smoke=True), measure(file, is_smoke=args.smoke)) for file in carriers}
-    may_fail = [file for file in carriers if file not in node_peers.FILES[:3]]
+    may_fail = [file for file in carriers if file not in node_peers.OWN]
     return interleave(measures, rounds, may_fail=may_fail, note=row)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from mmap import mmap
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any, cast
@@ -44,8 +45,9 @@ MASKED = 0x80
 MASK_BYTES = 4
 OPENING_BYTES = 4096
 """The buffer of a socket in the handshake: strangers may open many."""
-BUFFER_BYTES = 128 * 1024 + 64
-"""The buffer of an open connection: a session's largest message of several frames fits."""
+BUFFER_BYTES = 384 * 1024
+"""The buffer of an open connection: room for several of a session's largest messages, as one that ends
+in the midst of the next makes for short reads. What nothing was read into takes no memory."""
 
 
 class WebSocket(asyncio.BufferedProtocol):
@@ -190,7 +192,7 @@ class WebSocket(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._is_opening = False
         self._is_plain = self._is_writable = True
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._buffer = memoryview(mmap(-1, BUFFER_BYTES))
         self._transport.pause_reading()
 
     def _begin(self) -> None:
@@ -249,7 +251,7 @@ class WebSocket(asyncio.BufferedProtocol):
         if size > len(buffer):
             self._buffer = memoryview(bytearray(size))
         elif start == end and len(buffer) > BUFFER_BYTES:
-            self._buffer = memoryview(bytearray(BUFFER_BYTES))
+            self._buffer = memoryview(mmap(-1, BUFFER_BYTES))
         elif start == 0:
             return
         self._buffer[: end - start] = buffer[start:end]

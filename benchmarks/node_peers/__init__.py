@@ -3,6 +3,7 @@
 Each has a class ``Carrier``. What two processes say to each other is the same for all: a
 question with a text to one of ``AGENTS`` agents, and that agent's answer, which says the
 text back; both are really built and parsed, with a correlation id where the way needs one.
+Ours and the raw ways say it in a ``Msg`` each, others in a message of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Ask: TypeAlias = Callable[[str], Awaitable[str]]
 """Called and awaited with a text; gives the text of the answer."""
 
 OURS, BASELINE = "ours", "raw_websockets"
-FILES = (OURS, BASELINE, "raw_tcp", "autogen_grpc", "xoscar_pool")
+FILES = (OURS, BASELINE, "bare_websockets", "raw_tcp", "autogen_grpc", "xoscar_pool")
+OWN = FILES[:4]
+"""Those that need nothing but this package."""
 
 
 class Carrier:

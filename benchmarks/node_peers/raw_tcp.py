@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Self
 
 from . import Ask, Carrier as CarrierBase
-from ._raw import Pending, answer_to
+from ._raw import Messages, Pending, answerer
 
 HEAD = 4
 
@@ -59,12 +59,16 @@ class Carrier(CarrierBase):
     @staticmethod
     @asynccontextmanager
     async def serving(number: int, first: Mapping[str, Any] | None) -> AsyncIterator[dict[str, Any]]:
-        loop = asyncio.get_running_loop()
-        async with await loop.create_server(lambda: Framed(_answer), "127.0.0.1", 0) as server:
+        loop, answer_to = asyncio.get_running_loop(), answerer(Messages)
+
+        def answer(connection: Framed, question: bytes) -> None:
+            connection.send(answer_to(question))
+
+        async with await loop.create_server(lambda: Framed(answer), "127.0.0.1", 0) as server:
             yield {"port": server.sockets[0].getsockname()[1]}
 
     async def __aenter__(self) -> Self:
-        self._pending = [Pending() for _ in self.servers]
+        self._pending = [Pending(Messages) for _ in self.servers]
         self._connections = [
             await _connected(each["port"], pending)
             for each, pending in zip(self.servers, self._pending, strict=True)
@@ -85,10 +89,6 @@ class Carrier(CarrierBase):
             return await answer
 
         return ask
-
-
-def _answer(connection: Framed, question: bytes) -> None:
-    connection.send(answer_to(question))
 
 
 async def _connected(port: int, pending: Pending) -> Framed:

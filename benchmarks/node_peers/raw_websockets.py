@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from . import Ask, Carrier as CarrierBase
-from ._raw import Pending, answer_to
+from ._raw import Form, Messages, Pending, answerer
 
 OPTIONS: dict[str, Any] = {"compression": None, "ping_interval": None}
 
@@ -20,17 +20,24 @@ class Carrier(CarrierBase):
     """A connection to each server, and a task that reads it."""
 
     name: ClassVar = "raw websockets"
+    form: ClassVar[type[Form]] = Messages
 
-    @staticmethod
+    @classmethod
     @asynccontextmanager
-    async def serving(number: int, first: Mapping[str, Any] | None) -> AsyncIterator[dict[str, Any]]:
-        async with serve(_converse, "127.0.0.1", 0, **OPTIONS) as server:
+    async def serving(cls, number: int, first: Mapping[str, Any] | None) -> AsyncIterator[dict[str, Any]]:
+        answer_to = answerer(cls.form)
+
+        async def converse(connection: ServerConnection) -> None:
+            async for question in connection:
+                await connection.send(answer_to(question))  # type: ignore[arg-type]  # bytes, as sent
+
+        async with serve(converse, "127.0.0.1", 0, **OPTIONS) as server:
             port = next(iter(server.sockets)).getsockname()[1]
             yield {"url": f"ws://127.0.0.1:{port}"}
 
     async def __aenter__(self) -> Self:
         self._connections = [await connect(each["url"], proxy=None, **OPTIONS) for each in self.servers]
-        self._pending = [Pending() for _ in self.servers]
+        self._pending = [Pending(self.form) for _ in self.servers]
         self._readers = [
             asyncio.create_task(_read(connection, pending))
             for connection, pending in zip(self._connections, self._pending, strict=True)
@@ -53,11 +60,6 @@ class Carrier(CarrierBase):
             return await answer
 
         return ask
-
-
-async def _converse(connection: ServerConnection) -> None:
-    async for question in connection:
-        await connection.send(answer_to(question))  # type: ignore[arg-type]  # bytes, as sent
 
 
 async def _read(connection: ClientConnection, pending: Pending) -> None:
