@@ -216,22 +216,21 @@ class Outbox:
             self._count_written(n)
             return True
         room = self._message_bytes - sum(map(len, lines)) - len(lines)
-        frames_left = FRAMES_PER_MESSAGE - len(lines)
         n = 0
-        while queue and frames_left > 0:
-            sent = queue[0]
+        for _ in range(min(len(queue), FRAMES_PER_MESSAGE - len(lines))):
+            sent = queue.popleft()
             line, expires_at = sent[1], sent[2]
             room -= len(line) + TAIL_BYTES
             if room < 0 and lines:
+                queue.appendleft(sent)
                 break
             if expires_at is not None or rx is not None:
                 left_s = None if expires_at is None else expires_at - now
                 line = encoding.with_tail(line, left_s, rx)
                 rx = None
             lines.append(line)
-            unacked.append(queue.popleft())
+            unacked.append(sent)
             n = sent[0]
-            frames_left -= 1
         if n:
             self._count_written(n)
         return n > 0

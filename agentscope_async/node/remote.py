@@ -9,14 +9,13 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from .. import _context
-from .._context import trace_id
 from .._turn import current_turn, open_turn
 from ..agents._mail import Member, announce, deliver, incoming
 from ..agents.stream import AgentStream
 from ..errors import AgentStoppedError, ConfigError, InterruptedTurnError, NodeDown, RuntimeClosedError
 from ..logging import brief, get_logger
 from ..message import Msg
-from ..message.msg import texts_of
+from ..message.msg import from_texts, texts_of
 from ._line import Line, Locator, Send
 from ._replies import RemoteReply
 from ._waits import Asked, in_time
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from .node import Node
 
 __all__ = ["ByUrl", "RemoteAgent"]
+
+_deadline, _trace = _context.deadline.get, _context.trace_id.get
 
 
 class ByUrl:
@@ -84,7 +85,8 @@ class RemoteAgent(Member):
         self.name = name
         self._node = node
         self._line = Line(locator, node)
-        self._limit_s = timeout_s
+        common_s = node.runtime.ask_timeout_s
+        self._limit_s = common_s if timeout_s is None else min(timeout_s, common_s or timeout_s)
         self._circles = ()
         self._mailbox: _Outgoing | None = None
 
@@ -232,7 +234,7 @@ class RemoteAgent(Member):
             except BaseException:
                 asked.give_up()
                 raise
-        reply = read_msg(answer, self._line.bridge)
+        reply = from_texts(answer) if type(answer) is tuple else read_msg(answer, self._line.bridge)
         if self._circles:
             heard = announce(self, reply)
             if heard:
@@ -242,9 +244,9 @@ class RemoteAgent(Member):
     def _ask_message(self, x: Msg) -> Asked | None:
         """Send a message at once; None: it is more than texts, is asked in a turn or in time, or has no room."""
         turn = current_turn.get()
-        if (turn is not None and turn.task is not None) or self._deadline() is not None:
+        if (turn is not None and turn.task is not None) or self._limit_s is not None:
             return None
-        texts = texts_of(x) if trace_id.get() is None else None
+        texts = texts_of(x) if _deadline() is None and _trace() is None else None
         if texts is None:
             return None
         asked = Asked(self.name, None, is_heard=False)
@@ -256,15 +258,12 @@ class RemoteAgent(Member):
         return await in_time(deadline, self.name, self._ask_in_turn(x, kwargs, listener, op, deadline))
 
     def _deadline(self) -> float | None:
-        inherited = _context.deadline.get()
+        inherited = _deadline()
         if inherited is not None and (turn := current_turn.get()) is not None and turn.task is None:
             inherited = None  # it was for a turn that has ended, and this goes on without it
-        seconds, common_s = self._limit_s, self._node.runtime.ask_timeout_s
-        if seconds is None or (common_s is not None and common_s < seconds):
-            seconds = common_s
-        if seconds is None:
+        if self._limit_s is None:
             return inherited
-        own = asyncio.get_running_loop().time() + seconds
+        own = asyncio.get_running_loop().time() + self._limit_s
         return own if inherited is None else min(own, inherited)
 
     async def _ask_in_turn(
