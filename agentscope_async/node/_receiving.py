@@ -41,7 +41,7 @@ from .frames import (
 
 __all__ = ["MAX_OPEN_ASKS", "MAX_TARGETS", "MAX_WATCHES", "Receiver"]
 
-LINES_PER_MESSAGE = 256
+FRAMES_AT_ONCE = 256
 MAX_TARGETS = 65_536
 MAX_WATCHES = 65_536
 MAX_OPEN_ASKS = 65_536
@@ -68,32 +68,41 @@ class Receiver(Lifecycle):
         self._heard_at = now
         self.is_confirmed = True
         try:
-            lines = data.split(b"\n", LINES_PER_MESSAGE) if data.find(b"\n") >= 0 else [data]
-            if len(data) > self.settings.max_frame or len(lines) > LINES_PER_MESSAGE:
-                self._refuse_message(data)
-            for line in lines:
-                if self.state is _OPEN:
-                    self._take(line, now, events)
-                elif self.state is _HANDSHAKE:
-                    self._take_first(line, now, events)
+            if len(data) > self.settings.max_frame:
+                self._refuse_message(f"{len(data):,} bytes at once, {self.settings.max_frame:,} allowed")
+            if self.state is _HANDSHAKE:
+                self._take_first(data, now, events)
+            else:
+                self._take_all(data, now, events)
         except Violation as violation:
             self._give_up_link(violation.code, str(violation), now, events)
         return events
 
-    def _refuse_message(self, data: bytes) -> NoReturn:
-        allowed = self.settings.max_frame
-        if len(data) > allowed:
-            raise Violation(CloseCode.BAD_FRAME, f"{len(data):,} bytes at once, {allowed:,} allowed.")
-        raise Violation(CloseCode.BAD_FRAME, f"More than {LINES_PER_MESSAGE} frames in a message.")
+    def _refuse_message(self, problem: str) -> NoReturn:
+        raise Violation(CloseCode.BAD_FRAME, f"{problem}.")
 
-    def _take(self, line: bytes, now: float, events: list[Event]) -> None:
+    def _take_all(self, data: bytes, now: float, events: list[Event]) -> None:
         try:
-            fields = decoding.parse(line)
-            rx = fields.pop("a", None)
-            if rx is not None:
-                self._take_rx(rx if type(rx) is int and rx >= 0 else decoding.refuse_rx(rx), events)
-            if "msg" in fields and self._take_message(fields, now, events):
-                return
+            frames = decoding.parse(data)
+        except FrameError as error:
+            self._refuse_message(str(error))
+        if type(frames) is not list:
+            self._take(frames, data, now, events)
+            return
+        if not 0 < len(frames) <= FRAMES_AT_ONCE:
+            self._refuse_message(f"{len(frames):,} frames at once, 1 to {FRAMES_AT_ONCE} allowed")
+        for fields in frames:
+            if self.state is _OPEN:
+                self._take(fields, None, now, events)
+
+    def _take(self, fields: Any, line: bytes | None, now: float, events: list[Event]) -> None:
+        try:
+            if type(fields) is dict:
+                if "a" in fields:
+                    rx = fields.pop("a")
+                    self._take_rx(rx if type(rx) is int and rx >= 0 else decoding.refuse_rx(rx), events)
+                if "msg" in fields and self._take_message(fields, now, events):
+                    return
             frame = decoding.read(fields, line)
         except FrameError as error:
             self._take_bad(error, now, events)
@@ -200,9 +209,9 @@ class Receiver(Lifecycle):
                 id = None
         events.append(Refused(error.kind, id, error.code, str(error)))
 
-    def _take_first(self, line: bytes, now: float, events: list[Event]) -> None:
+    def _take_first(self, data: bytes, now: float, events: list[Event]) -> None:
         try:
-            welcome = decoding.decode(line)
+            welcome = decoding.decode(data)
         except FrameError as error:
             code = CloseCode.VERSION if error.code == "version" else CloseCode.BAD_FRAME
             raise Violation(code, str(error)) from None

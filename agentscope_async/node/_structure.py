@@ -32,13 +32,13 @@ def _signs(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
-def check_shape(value: Any, line: bytes) -> None:
-    """Refuse a value that is too deep or too large; ``line`` is its JSON.
+def check_shape(value: Any, line: bytes | None) -> None:
+    """Refuse a value that is too deep or too large; ``line`` is its JSON, which is looked at first if known.
 
     Raises:
         FrameError: it is nested deeper than MAX_DEPTH, or holds more than MAX_ELEMENTS values.
     """
-    if len(line) > MAX_ELEMENTS or _has_many_brackets(line):
+    if line is None or len(line) > MAX_ELEMENTS or _has_many_brackets(line):
         _walk(value)
 
 

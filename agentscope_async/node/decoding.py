@@ -74,32 +74,35 @@ def decode(line: bytes) -> Frame:
     return read(parse(line), line)
 
 
-def parse(line: bytes) -> dict[str, Any]:
-    """Return the fields of a frame, not checked yet.
+def parse(data: bytes) -> Any:
+    """Return what a message holds: the fields of a frame, or a list of such, not checked yet.
 
     Raises:
-        FrameError: it is no JSON object, or one of too many values.
+        FrameError: it is no JSON, or has too many values.
     """
-    if len(line) > MAX_ELEMENTS:
-        check_structure(line)
+    if len(data) > MAX_ELEMENTS:
+        check_structure(data)
     try:
-        fields = orjson.loads(line)
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise FrameError("bad_json", f"A frame is not JSON: {error}.") from None
-    if type(fields) is not dict:
-        raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.")
-    return fields
 
 
-def read(fields: dict[str, Any], line: bytes) -> Frame:
-    """Return the frame of the fields that were parsed from ``line``; raises as :func:`decode`."""
+def read(fields: Any, line: bytes | None) -> Frame:
+    """Return the frame of these fields, and nothing else, that were parsed from ``line``, if that is known.
+
+    Raises:
+        FrameError: as :func:`decode`.
+    """
     try:
         reader = _READERS[fields["t"]]
     except (TypeError, KeyError):
         raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.") from None
     try:
         # Whoever reads the texts of a message will not look into what is none.
-        if "msg" not in fields and (len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH):
+        if "msg" not in fields and (
+            line is None or len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH
+        ):
             check_shape(fields, line)
         return reader(fields)
     except FrameError as error:

@@ -1,6 +1,6 @@
 """What two nodes say to each other: one JSON object a frame, ``t`` is its type.
 
-A websocket message is one or more frames, separated by newlines; compact JSON holds none.
+A websocket message is one frame, or a list of them.
 ``decoding`` reads frames, ``encoding`` writes them; both hold them to the limits below.
 
 Numbered frames (``n`` counts from 1 in each direction of a session) are delivered exactly
@@ -35,7 +35,7 @@ MAX_HELLO_BYTES = 4096
 MIN_FRAME_BYTES = 16 * 1024
 """The least a receiver may allow: every frame without a body fits."""
 TAIL_BYTES = 48
-"""What :func:`~agentscope_async.node.encoding.with_tail` adds to a frame at most, and a newline."""
+"""What :func:`~agentscope_async.node.encoding.with_tail` adds to a frame at most, and a comma."""
 PART_BYTES = 160
 """What a ``part`` frame has besides its data at most."""
 REPLY = "reply"

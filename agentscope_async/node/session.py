@@ -325,7 +325,7 @@ class Session(Receiver):
         else:
             return None
         self._written_at = now
-        return lines[0] if len(lines) == 1 else b"\n".join(lines)
+        return lines[0] if len(lines) == 1 else b"[%b]" % b",".join(lines)
 
     def _poll_unlinked(self) -> bytes | None:
         if self._greeting is not None:

@@ -147,7 +147,7 @@ def message(draw: random.Random, n: int, wildness: float = 0.5) -> bytes:
         if draw.random() < wildness / 5:
             del fields[draw.choice(list(fields))]
         lines.append(orjson.dumps(fields))
-    data = b"\n".join(lines)
+    data = lines[0] if len(lines) == 1 else b"[%b]" % b",".join(lines)
     return draw.choice(CHANGES)(draw, data) if draw.random() < wildness else data
 
 

@@ -213,7 +213,7 @@ def hostile_message(draw: random.Random, n: int, wildness: float) -> tuple[bytes
             elif isinstance(within, dict):
                 del within[key]
         lines.append(orjson.dumps(fields))
-    data = b"\n".join(lines)
+    data = lines[0] if len(lines) == 1 else b"[%b]" % b",".join(lines)
     if draw.random() < wildness / 10:
         at = draw.randrange(len(data))
         data = data[:at] + bytes([draw.randrange(256)]) + data[at + draw.choice((0, 1, 50)) :]

@@ -82,7 +82,7 @@ class RawPeer:
     def send(self, *frames: dict[str, Any] | bytes) -> None:
         """Send these as one message, as they are."""
         lines = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in frames]
-        self._connection.send(b"\n".join(lines))
+        self._connection.send(lines[0] if len(lines) == 1 else b"[%b]" % b",".join(lines))
 
     def numbered(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Return the next numbered frame of this kind, with an id where it takes one."""
@@ -150,8 +150,8 @@ class RawPeer:
 
     def _take(self, data: bytes) -> None:
         is_new = False
-        for line in data.split(b"\n"):
-            frame = orjson.loads(line)
+        message = orjson.loads(data)
+        for frame in message if type(message) is list else [message]:
             if "msg" in frame:  # the short form of what goes in the body otherwise
                 x = {"__type": "Msg", **dict(zip(SHORT_FORM, frame["msg"], strict=True)), "url": None}
                 frame["body"] = x if frame["t"] == "rep" else {"x": x}
