@@ -37,7 +37,7 @@ from agentscope_async.message import (
     serialize,
 )
 from agentscope_async.message._frozen import MAX_DEPTH
-from agentscope_async.message.msg import ROLES, as_msg
+from agentscope_async.message.msg import ROLES, as_msg, from_texts, texts_of
 from agentscope_async.message.parts import PART_TYPES
 
 ALL_PARTS = [
@@ -1017,3 +1017,47 @@ def message_or_error(read, source):
     except MessageError as error:
         str(error).encode()
         return None
+
+
+# -- in short --
+
+
+@pytest.mark.parametrize("content", ["hi", "", "ä\n\0", "x" * 100_000])
+def test_a_message_of_texts_only_is_the_same_in_short(content):
+    msg = Msg("Ann", content, role="user")
+    texts = texts_of(msg)
+    assert texts == (msg.id, msg.timestamp, "Ann", content, "user")
+    assert from_texts(texts) == msg == from_texts(orjson.loads(orjson.dumps(texts)))
+
+
+@pytest.mark.parametrize(
+    "msg",
+    [
+        Tht("hm"),
+        Msg("Ann", ["hi"], role="user"),
+        Msg("Ann", [TextPart(text="hi")], role="user"),
+        Msg("Ann", None, role="user"),
+        Msg("Ann", "hi", role="user", url="https://example.com"),
+        Msg("Ann", "hi", role="user", score=1),
+        type("Own", (Msg,), {"__slots__": ()})("Ann", "hi", role="user"),
+    ],
+)
+def test_a_message_that_holds_more_than_texts_has_no_short_form(msg):
+    assert texts_of(msg) is None
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [(), ("a",) * 4, ("a",) * 6, ("", "t", "n", "c", "user"), ("a" * 201, "t", "n", "c", "user"),
+     ("a", "t", "n", "c", "boss"), ("a", "t", "n", "c", ["user"]), (1, "t", "n", "c", "user"),
+     ("a", 1.0, "n", "c", "user"), ("a", "t", None, "c", "user"), ("a", "t", "n", ["c"], "user")],
+)  # fmt: skip
+def test_what_is_no_message_in_short_is_refused(texts):
+    with pytest.raises(MessageError):
+        from_texts(texts)
+
+
+def test_ids_of_messages_differ_beyond_the_256_that_are_made_at_a_time():
+    ids = [Msg("Ann", "hi", role="user").id for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(re.fullmatch("[0-9a-f]{32}", id) for id in ids)

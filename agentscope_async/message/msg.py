@@ -21,7 +21,18 @@ from .usage import Usage, checked_usage, usage_from
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["MSG_TYPES", "ROLES", "TAKEN_FIELDS", "TEXTS", "Msg", "Texts", "Tht", "as_msg", "from_texts", "texts_of"]
+__all__ = [
+    "MSG_TYPES",
+    "ROLES",
+    "TAKEN_FIELDS",
+    "TEXTS",
+    "Msg",
+    "Texts",
+    "Tht",
+    "as_msg",
+    "from_texts",
+    "texts_of",
+]
 
 ROLES = ("system", "user", "assistant", "tool")
 

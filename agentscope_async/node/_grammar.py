@@ -14,18 +14,9 @@ __all__ = [
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TARGET = re.compile(rf"(?!_){_NAME.pattern}|{NODE}")
 _INCARNATION = re.compile(r"[0-9]{1,15}\.[0-9a-f]{16}")
 _SECRET = re.compile(r"[0-9a-f]{32}")
-
-
-@lru_cache(maxsize=4096)
-def _matches_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
-
-
-@lru_cache(maxsize=4096)
-def _matches_target(text: str) -> bool:
-    return (text[0] != "_" or text == NODE) and _matches_name(text)
 
 
 @lru_cache(maxsize=4096)
@@ -35,12 +26,12 @@ def _is_printable(text: str) -> bool:
 
 def is_name(value: Any) -> TypeGuard[str]:
     """Whether it is a name of a node, an export key, a reason or an operation."""
-    return type(value) is str and len(value) <= 64 and _matches_name(value)
+    return type(value) is str and _NAME.fullmatch(value) is not None
 
 
 def is_target(value: Any) -> TypeGuard[str]:
     """Whether it can be addressed: an agent, or the node itself; other names with ``_`` first are its own."""
-    return type(value) is str and 0 < len(value) <= 64 and _matches_target(value)
+    return type(value) is str and _TARGET.fullmatch(value) is not None
 
 
 def is_incarnation(value: Any) -> TypeGuard[str]:

@@ -30,6 +30,9 @@ PASSING = frozenset({"outbox_full", "too_many_asks", "no_credit", "not_linked", 
 class Locator(Protocol):
     """Knows where an agent is."""
 
+    def find_now(self) -> tuple[Bridge, str] | None:
+        """Return the bridge to its node and its key there, if there is a bridge; else ``find`` it."""
+
     async def find(self) -> tuple[Bridge, str]:
         """Return the bridge to its node, connected, and its key there.
 
@@ -69,7 +72,9 @@ class Line:
             MessageError: this can never be sent. NodeDown: not to this node.
         """
         bridge = self._bridge
-        if self._waiting is not None or bridge is None or bridge.is_over:
+        if bridge is None or bridge.is_over:
+            bridge = self._find_now()
+        if bridge is None or self._waiting is not None:
             return None
         try:
             return send(bridge, self._key)
@@ -80,7 +85,9 @@ class Line:
     def ask_now(self, texts: Texts, asked: Asked) -> bool | None:
         """Send an ask from outside all turns that is a message and nothing else; else as ``try_now``."""
         bridge = self._bridge
-        if self._waiting is not None or bridge is None or bridge.is_over:
+        if bridge is None or bridge.is_over:
+            bridge = self._find_now()
+        if bridge is None or self._waiting is not None:
             return None
         try:
             return bridge.ask_message(self._key, texts, asked)
@@ -134,6 +141,8 @@ class Line:
         """Send one; False: it waits, and ``resume`` will be called."""
         bridge = self._bridge
         if bridge is None or bridge.is_over:
+            bridge = self._find_now()
+        if bridge is None:
             if not self._node.runtime.is_open:
                 sent.set_exception(RuntimeClosedError("The runtime of this remote agent was left."))
                 return True
@@ -155,6 +164,13 @@ class Line:
     def end(self, error: Exception) -> None:
         """Send nothing more: whoever wants to gets ``error``."""
         self._bridge, self._end = None, error
+
+    def _find_now(self) -> Bridge | None:
+        found = self.locator.find_now() if self._end is None else None
+        if found is None:
+            return None
+        self._bridge, self._key = found
+        return self._bridge
 
     async def _find(self) -> None:
         try:

@@ -18,6 +18,7 @@ from .frames import MAX_HOPS, Failure, FrameError
 from .report import AgentReport, NodeReport
 
 if TYPE_CHECKING:
+    from ..message.msg import Texts
     from .bridge import Bridge
     from .node import Node
 
@@ -35,7 +36,7 @@ async def operate(node: Node, op: str, body: Any, bridge: Bridge) -> Any:
     raise ForbiddenError(f"There is no operation {op!r} on a node.")
 
 
-async def _give(node: Node, id: str, bridge: Bridge, *, is_here: bool) -> dict[str, Any]:
+async def _give(node: Node, id: str, bridge: Bridge, *, is_here: bool) -> dict[str, Any] | Texts:
     """Return a result, or where it is kept if that is elsewhere: it need not go through this node."""
     reply = await node.replies.find(id)
     if isinstance(reply, RemoteReply) and reply.placed is not None and not (is_here or reply.done()):

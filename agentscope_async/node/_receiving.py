@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from . import decoding
 from ._credit import Inflow
+from ._grammar import is_target
 from ._inbox import ACK_AFTER_S
 from ._lifecycle import Lifecycle
 from ._violation import Violation
@@ -133,19 +134,22 @@ class Receiver(Lifecycle):
         try:
             if kind == "ask" and size == 5:
                 n, id, to, texts = _ASK(fields)
-                flow = self._inflows[to]
+                flow = self._inflows.get(to)
                 if not (
                     type(n) is type(id) is int
                     and n == inbox.rx + 1
                     and self._last_peer_id < id <= MAX_INTEGER
-                    and flow.used < flow.upto
+                    and (is_target(to) if flow is None else flow.used < flow.upto)
                     and len(self._answering) < MAX_OPEN_ASKS
                     and not inbox.is_joining
                     and type(texts) is list
                 ):
                     return False
+                if flow is None:
+                    self._charge_inflow(to)
+                else:
+                    flow.used += 1
                 events.append(Ask(n, id, to, tuple(texts), None, (), None, REPLY, False))
-                flow.used += 1
                 self._last_peer_id = id
                 self._answering[id] = None
             elif kind == "rep" and size == 4:

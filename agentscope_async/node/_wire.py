@@ -66,7 +66,7 @@ def spelled_out(body: Any) -> Any:
     """Return a body that came as the texts of a message as the object it stands for."""
     if type(body) is not tuple:
         return body
-    return {"x": {"__type": "Msg", **dict(zip(TEXTS, body))}}
+    return {"x": {"__type": "Msg", **dict(zip(TEXTS, body, strict=False))}}
 
 
 def _plain(x: Any, node: Node) -> Any:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from mmap import mmap
 from collections.abc import Callable, Iterator
+from mmap import mmap
 from struct import Struct
 from typing import Any, cast
 

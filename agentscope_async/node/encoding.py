@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -28,10 +28,13 @@ from .frames import (
     Welcome,
 )
 
+if TYPE_CHECKING:
+    from ..message.msg import Texts
+
 __all__ = [
     "check_outgoing", "check_settings", "check_target", "encode", "encode_ask", "encode_bye",
-    "encode_failure", "encode_hello", "encode_parts", "encode_reply", "encode_tell", "encode_welcome",
-    "sendable", "with_tail",
+    "encode_failure", "encode_hello", "encode_message", "encode_parts", "encode_reply", "encode_tell",
+    "encode_welcome", "sendable", "with_tail",
 ]  # fmt: skip
 
 

@@ -181,6 +181,9 @@ class _Maker:
         self._making: asyncio.Task[tuple[Bridge, str]] | None = None
         self.key = ""
 
+    def find_now(self) -> None:
+        """Return None: making it is never done at once."""
+
     async def find(self) -> tuple[Bridge, str]:
         """Return the bridge to the agent's node and its key there, making it if it is not there yet."""
         if self._making is None:

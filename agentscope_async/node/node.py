@@ -315,6 +315,13 @@ class Node:
             token = self._token
         return Address(normal_url(url), token, ssl)
 
+    def open_bridge(self, address: Address) -> Bridge | None:
+        """Return the bridge to the node at an address, if it is connected."""
+        dialing = self._dialed.get((address.url, address.token, id(address.ssl)))
+        if dialing is None or not dialing.done() or _is_of_no_use(dialing) or not self.runtime.is_open:
+            return None
+        return dialing.result()
+
     async def bridge_at(self, address: Address) -> Bridge:
         """Return the bridge to the node at an address, connected.
 

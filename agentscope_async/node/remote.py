@@ -50,6 +50,11 @@ class ByUrl:
         """The URL of the agent."""
         return f"{self._address.url}/{self.key}"
 
+    def find_now(self) -> tuple[Bridge, str] | None:
+        """Return the bridge to the node, if there is one, and the key."""
+        bridge = self._node.open_bridge(self._address)
+        return None if bridge is None else (bridge, self.key)
+
     async def find(self) -> tuple[Bridge, str]:
         """Return the bridge to the node, connecting if need be, and the key."""
         return await self._node.bridge_at(self._address), self.key
@@ -242,7 +247,7 @@ class RemoteAgent(Member):
         return reply
 
     def _ask_message(self, x: Msg) -> Asked | None:
-        """Send a message at once; None: it is more than texts, is asked in a turn or in time, or has no room."""
+        """Send a message at once; None: it is more than texts, or in a turn, or in time, or has no room."""
         turn = current_turn.get()
         if (turn is not None and turn.task is not None) or self._limit_s is not None:
             return None

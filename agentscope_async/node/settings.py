@@ -37,7 +37,7 @@ class Settings:
     heartbeat_s: float = 1.0
     window_s: float = 30.0
     handshake_s: float = 5.0
-    outbox_frames: int = 1024
+    outbox_frames: int = 16_384
     outbox_bytes: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Form(Protocol):
 
 
 class Messages:
-    """Every text in a ``Msg``, as our agents say it: with an id and a time, built by one and read by the other."""
+    """Every text in a ``Msg``, as agents say it: with an id and a time, built by one, read by the other."""
 
     @staticmethod
     def put(name: str, text: str, role: str) -> Any:

@@ -34,6 +34,7 @@ PEER = {
     "t": "hello", "v": [1], "node": "a", "inc": "1." + "a" * 16, "sid": "1" * 32, "key": None, "rx": 0,
     "max_frame": 16 * 1024, "max_body": 64 * 1024, "credit": 8, "hb": 1000,
 }  # fmt: skip
+TEXTS = ("1" * 32, "2024-01-01 00:00:00", "al", "hi", "user")
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 7, 65, 2**53, 2**53 + 1, 2**63, 1.5, 1e300, "", "bob", "_node", "x" * 65,
     "../x", "\u202e", "aGk=", [], {}, [1], ["x"] * 40, {"code": "x"}, {"code": 1}, "ask", "part", "0" * 32,
@@ -62,6 +63,7 @@ class Target:
         for _ in range(3):
             self.session.ask("al", 1, self.now, wants_parts=True)
         self.session.watch("al")
+        self.session.ask_message("al", TEXTS)
 
     def resume(self) -> None:
         statistics = self.session.statistics()
@@ -114,6 +116,8 @@ def seeds(n: int) -> list[dict[str, Any]]:
     return [
         {"t": "tell", "n": n, "to": "bob", "body": "hi", "from": "al"},
         {"t": "tell", "n": n, "to": "bob", "body": "hi"},
+        {"t": "ask", "n": n, "id": n, "to": "bob", "msg": TEXTS},
+        {"t": "rep", "n": n, "id": 5, "msg": TEXTS},
         {"t": "ask", "n": n, "id": n, "to": "bob", "body": [1], "ttl": 5, "chain": ["a/al"], "parts": True},
         {"t": "rep", "n": n, "id": 1, "body": 1, "last": False},
         {"t": "rep", "n": n, "id": 2, "err": {"code": "x", "text": "y"}},
@@ -138,7 +142,7 @@ def seeds(n: int) -> list[dict[str, Any]]:
 def message(draw: random.Random, n: int, wildness: float = 0.5) -> bytes:
     """Return one or a few frames, each changed somewhere as often as ``wildness`` says."""
     lines = []
-    kinds = 2 if wildness < 0.01 else 16 if wildness < 0.1 else None
+    kinds = 3 if wildness < 0.01 else 18 if wildness < 0.1 else None
     for _ in range(draw.choice((1, 1, 1, 2, 5))):
         fields = dict(draw.choice(seeds(n + 1)[:kinds]))
         n += "n" in fields

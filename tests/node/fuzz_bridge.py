@@ -153,7 +153,11 @@ def seeds(draw: random.Random, n: int) -> list[dict[str, Any]]:
     """One frame of each type that may come, numbered as the next; those that mostly end a link are last."""
     body, to, op = draw.choice(bodies(draw)), draw.choice(KEYS[:8]), draw.choice(OPS)
     chain = draw.choice(([], ["house/echo~1"], ["fuzzer/x~1", "house/speaker~0"]))
+    texts = [HEX, "2024-01-01 00:00:00", "fuzzer", "hi", draw.choice(("user", "assistant", "nobody"))]
     return [
+        {"t": "ask", "n": n, "id": n, "to": to, "msg": texts},
+        {"t": "rep", "n": n, "id": draw.randrange(1, 9), "msg": texts},
+        {"t": "tell", "n": n, "to": to, "msg": texts, "op": op},
         {"t": "tell", "n": n, "to": to, "body": body, "op": op},
         {"t": "tell", "n": n, "to": "echo", "body": body, "op": "submit"},
         {
@@ -200,7 +204,7 @@ def seeds(draw: random.Random, n: int) -> list[dict[str, Any]]:
 def hostile_message(draw: random.Random, n: int, wildness: float) -> tuple[bytes, int]:
     """Return frames, each changed somewhere as often as ``wildness`` says, and the last number."""
     lines = []
-    kinds = 13 if wildness < 0.2 else None
+    kinds = 16 if wildness < 0.2 else None
     for _ in range(draw.choice((1, 1, 1, 2, 5))):
         fields = draw.choice(seeds(draw, n + 1)[:kinds])
         n += "n" in fields

@@ -175,6 +175,35 @@ def test_a_hundred_thousand_brackets_are_refused() -> None:
     assert refusal(b'{"t":"ack","rx":' + b"[" * 900 + b"]" * 900 + b"}").code == "too_deep"
 
 
+TEXTS = ("0" * 32, "2024-01-01 00:00:00", "al", "hi", "user")
+
+
+@pytest.mark.parametrize("kind", ["tell", "ask", "rep"])
+def test_a_message_of_texts_only_travels_as_those(kind: str) -> None:
+    line = {
+        "tell": lambda: encoding.encode_tell(1, "bob", TEXTS, op="observe"),
+        "ask": lambda: encoding.encode_ask(1, 1, "bob", TEXTS, chain=["a/x"], op="observe", wants_parts=True),
+        "rep": lambda: encoding.encode_reply(1, 1, TEXTS),
+    }[kind]()
+    assert orjson.loads(line)["msg"] == list(TEXTS)
+    assert decode(line).body == TEXTS  # type: ignore[union-attr]
+    assert refusal(frame(kind, msg=list(TEXTS))).code == "bad_frame"  # beside a body
+
+
+@pytest.mark.parametrize("bad", [None, "hi", 1, {"name": "al"}])
+@pytest.mark.parametrize("kind", ["tell", "ask", "rep"])
+def test_the_texts_of_a_message_are_a_list(kind: str, bad: Any) -> None:
+    assert refusal(frame(kind, body=..., msg=bad)).code == "bad_frame"
+
+
+def test_an_error_has_no_message_besides() -> None:
+    assert refusal(frame("rep", body=..., msg=list(TEXTS), err={"code": "x"})).code == "bad_frame"
+
+
+def test_an_ask_that_is_only_a_message_is_written_in_one_way() -> None:
+    assert encoding.encode_message(1, 2, "bob", TEXTS) == encoding.encode_ask(1, 2, "bob", TEXTS)
+
+
 def test_the_deepest_message_crosses_and_one_deeper_frame_does_not() -> None:
     deep: Any = "x"
     for _ in range(64):

@@ -89,16 +89,13 @@ CLOSED: dict[str, tuple[list[Any], int]] = {
     "j16 acknowledges what was never sent": ([{"t": "ack", "rx": 1}], 4002),
     "j16 acknowledges a text": ([{"t": "ack", "rx": "1"}], 4001),
     "j16 acknowledges less than nothing": ([{"t": "ack", "rx": -1}], 4001),
-    "j16 acknowledgements by the thousand": ([b"\n".join([b'{"t":"ack","rx":0}'] * 200)] * 30, 4006),
+    "j16 acknowledgements by the thousand": ([[{"t": "ack", "rx": 0}] * 200] * 30, 4006),
     "j17 negative credit": ([{"t": "crd", "to": "healthy", "upto": -1}], 4001),
     "j17 no credit": ([{"t": "crd", "to": "healthy", "upto": 0}], 4001),
     "j17 credit of 2**60": ([{"t": "crd", "to": "healthy", "upto": 2**60}], 4001),
-    "j17 credit by the thousand": (
-        [b"\n".join([b'{"t":"crd","to":"healthy","upto":99}'] * 200)] * 30,
-        4006,
-    ),
+    "j17 credit by the thousand": ([[{"t": "crd", "to": "healthy", "upto": 99}] * 200] * 30, 4006),
     "j18 more letters than its credit": (
-        [b"\n".join(orjson.dumps({"t": "tell", "n": n, "to": "stuck", "body": msg()}) for n in range(1, 67))],
+        [[{"t": "tell", "n": n, "to": "stuck", "body": msg()} for n in range(1, 67)]],
         4006,
     ),
     "a second hello": ([{"t": "hello"}], 4001),
@@ -251,6 +248,35 @@ async def test_keywords_of_a_message_reach_the_keywords_of_reply_only(name: str)
         await peer.answer(peer.ask("listening"))
     assert all(kwargs in ({}, {key: 1}) for _, kwargs in agent.heard)
     assert agent.name == "listening"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        ["x"] * 4,
+        ["x"] * 6,
+        ["", "2024-01-01 00:00:00", "mallory", "hi", "user"],
+        ["x" * 201, "2024-01-01 00:00:00", "mallory", "hi", "user"],
+        ["x", "2024-01-01 00:00:00", "mallory", "hi", "admin"],
+        ["x", "2024-01-01 00:00:00", "mallory", "hi", ["user"]],
+        ["x", 0, "mallory", "hi", "user"],
+        ["x", "2024-01-01 00:00:00", None, "hi", "user"],
+        ["x", "2024-01-01 00:00:00", "mallory", {"a": [[[[]]]]}, "user"],
+        [{}, {}, {}, {}, {}],
+    ],
+)
+async def test_a_message_in_short_that_is_none_is_refused_and_harms_nobody(texts: list[Any]) -> None:
+    async with attacked() as house:
+        peer = await house.enter()
+        assert await peer.error(peer.say("ask", to="healthy", msg=texts)) == "bad_payload"
+        assert await peer.error(peer.say("ask", to="healthy", msg=texts, ttl=5000)) == "bad_payload"
+        peer.say("tell", to="healthy", msg=texts)
+        returned = await peer.next("tell")
+        assert (returned["op"], returned["body"]["to"], returned["body"]["code"]) == (
+            "returned", "healthy", "bad_payload",
+        )  # fmt: skip
+        assert (await peer.answer(peer.ask()))["body"]["content"] == "fine"
 
 
 async def test_keywords_of_10_mb_in_parts_arrive_or_are_refused() -> None:

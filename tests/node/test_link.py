@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 from node.certificates import client_context, server_context
 from node.chaos import ChaosProxy
@@ -260,7 +261,8 @@ def spy_on_messages(end: End, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     send = connection.send
 
     def spy(message: bytes) -> None:
-        sizes.append(message.count(b"\n") + 1)
+        frames = orjson.loads(message)
+        sizes.append(len(frames) if type(frames) is list else 1)
         send(message)
 
     monkeypatch.setattr(connection, "send", spy)

@@ -278,7 +278,8 @@ def test_a_lone_frame_is_a_message_at_once_and_many_go_together() -> None:
     assert pair.a.is_flush_due
     sizes = []
     while (data := pair.a.poll(pair.now)) is not None:
-        sizes.append(data.count(b"\n") + 1)
+        frames = orjson.loads(data)
+        sizes.append(len(frames) if type(frames) is list else 1)
     assert sizes == [32, 8]
 
 
@@ -571,6 +572,7 @@ def hello(**changes: Any) -> bytes:
         (hello(pad="x" * 5000), 4001),
         (b"", 4001),
         (b'{"t":"ack","rx":1}', 4001),
+        (b"[%b]" % hello(), 4001),
         (hello() + b"\n" + hello(), 4001),
     ],
 )
@@ -944,7 +946,7 @@ def test_closing_tells_both_sides_at_once() -> None:
 
 def test_nothing_after_a_farewell_brings_the_session_back() -> None:
     pair = Pair()
-    events = pair.b.receive(b'{"t":"bye","reason":"x","drain_ms":0}\njunk', pair.now)
+    events = raw(pair.b, {"t": "bye", "reason": "x", "drain_ms": 0}, {"t": "junk"})
     assert [type(event) for event in events] == [CloseLink, SessionLost]
     assert pair.b.is_over
 
@@ -957,6 +959,119 @@ def test_a_reason_the_other_side_would_refuse_changes_nothing() -> None:
         pair.a.drain("shutting down", 1.0)
     assert pair.a.state is State.OPEN
     assert pair.to_b() == []
+
+
+# -- messages of texts only, and several frames in a message --
+
+TEXTS = ("0" * 32, "2024-01-01 00:00:00", "al", "hi", "user")
+
+
+def say(n: int, /, **changes: Any) -> dict[str, Any]:
+    return {"t": "ask", "n": n, "id": n, "to": "bob", "msg": list(TEXTS), **changes}
+
+
+def test_asks_and_replies_that_are_only_a_message_cross_as_any() -> None:
+    pair = Pair()
+    ids = [pair.a.ask_message("bob", TEXTS) for _ in range(40)]
+    asks = pair.to_b()
+    assert [(ask.id, ask.to, ask.body, ask.op) for ask in asks] == [(id, "bob", TEXTS, "reply") for id in ids]
+    for ask in asks:
+        pair.b.reply(ask.id, TEXTS)
+        pair.b.consumed("bob")
+    assert [(each.id, each.body) for each in pair.to_a() if type(each) is Reply] == [
+        (id, TEXTS) for id in ids
+    ]
+    assert pair.a.statistics().asks_open == pair.b.statistics().asks_to_answer == 0
+
+
+def test_an_ask_that_is_only_a_message_is_refused_as_any() -> None:
+    pair = Pair(credit=2)
+    for _ in range(2):
+        pair.a.ask_message("bob", TEXTS)
+    with refused("no_credit"):
+        pair.a.ask_message("bob", TEXTS)
+    with pytest.raises(FrameError, match="not a name"):
+        pair.a.ask_message("b b", TEXTS)
+    assert len(pair.to_b()) == 2
+
+
+@pytest.mark.parametrize(
+    ("second", "code"),
+    [
+        (say(2, n=3), 4002),
+        (say(2, id=1), 4001),
+        (say(2, to="b b"), None),
+        (say(2, to=["bob"]), None),
+        (say(2, to="_private"), None),
+        (say(2, n=2.0), 4001),
+        (say(2, n=True), 4001),
+        (say(2, id=2.0), None),
+        (say(2, id=2**53 + 1), None),
+        (say(2, msg="hi"), None),
+        (say(2, body=1), None),
+        (say(2, ttl="soon"), None),
+        (say(2, chain=["x"] * 33), None),
+        ({"t": "rep", "n": 2, "id": 7, "msg": list(TEXTS)}, None),
+        ({"t": "rep", "n": 2, "id": 7, "msg": list(TEXTS), "last": 1}, None),
+        ({"t": "can", "n": 2, "id": 1, "msg": list(TEXTS)}, None),
+        ([[say(2)]], 4001),
+        ("say", 4001),
+        (None, 4001),
+        ({}, 4001),
+    ],
+)
+@pytest.mark.parametrize("is_joined", [True, False])
+def test_what_is_wrong_with_a_message_is_found_among_others_as_alone(
+    second: Any, code: int | None, is_joined: bool
+) -> None:
+    pair = Pair()
+    groups = [[say(1), second, say(3)]] if is_joined else [say(1), second, say(3)]
+    events = [event for each in groups for event in pair.b.receive(orjson.dumps(each), pair.now)]
+    assert closes(events) == ([] if code is None else [code])
+    asks = [event.n for event in events if type(event) is Ask]
+    assert asks == ([1, 3] if code is None else [1])
+
+
+def test_a_message_that_comes_again_is_counted_and_dropped() -> None:
+    pair = Pair()
+    assert [event.n for event in raw(pair.b, say(1), say(1), say(2), say(1))] == [1, 2]
+    assert pair.b.statistics().duplicates == 2
+
+
+def test_an_answer_that_nobody_waits_for_is_not_given_out() -> None:
+    pair = Pair()
+    kept, cancelled = pair.a.ask_message("bob", TEXTS), pair.a.ask_message("bob", TEXTS)
+    pair.a.cancel(cancelled)
+    frames = [
+        {"t": "rep", "n": n, "id": id, "msg": list(TEXTS)} for n, id in ((1, cancelled), (2, kept), (3, kept))
+    ]
+    assert [type(event) for event in raw(pair.a, *frames)] == [Reply, LateReply]
+
+
+def test_a_message_between_the_parts_of_another_frame_closes_the_link() -> None:
+    pair = Pair()
+    part = {"t": "part", "n": 1, "id": 1, "i": 0, "of": 2, "data": ""}
+    assert closes(raw(pair.b, part, say(2))) == [4001]
+
+
+def test_a_frame_among_others_may_be_no_deeper_than_alone() -> None:
+    deep: Any = "x"
+    for _ in range(70):
+        deep = [deep]
+    pair = Pair()
+    events = raw(pair.b, say(1), {"t": "ask", "n": 2, "id": 2, "to": "bob", "body": deep}, say(3))
+    assert [type(event) for event in events] == [Ask, Refused, Ask]
+    assert events[1].code == "too_deep"
+
+
+def test_agents_that_were_never_written_to_are_counted_once_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receiving_module, "MAX_TARGETS", 2)
+    pair = Pair()
+    events = raw(pair.b, say(1, to="a"), say(2, to="b"), say(3, to="c"), say(4, to="a"))
+    assert [event.n for event in events if type(event) is Ask] == [1, 2]
+    assert closes(events) == [4006]
 
 
 # -- limits --
@@ -1006,7 +1121,7 @@ def test_a_grant_neither_shrinks_nor_overflows(upto: int) -> None:
 
 
 def test_a_full_outbox_refuses_and_tells_when_there_is_room() -> None:
-    pair = Pair(credit=5000)
+    pair = Pair(credit=5000, outbox_frames=1024)
     pair.cut()
     for i in range(1024):
         assert pair.a.can_send
@@ -1220,7 +1335,7 @@ def test_an_id_is_not_used_twice() -> None:
 def test_a_message_in_parts_beyond_the_limit_is_a_violation() -> None:
     pair = Pair(max_body=20_000)
     parts = encoding.encode_parts(1, encoding.encode_tell(1, "bob", "x" * 60_000), 16_384, 2**20)
-    assert closes(pair.b.receive(b"\n".join(parts), pair.now)) == [4006]
+    assert closes(pair.b.receive(b"[%b]" % b",".join(parts), pair.now)) == [4006]
 
 
 def test_a_bad_message_in_parts_is_stepped_over() -> None:
@@ -1228,7 +1343,7 @@ def test_a_bad_message_in_parts_is_stepped_over() -> None:
     parts = encoding.encode_parts(
         1, b'{"t":"ask","n":1,"id":3,"to":"../x","body":1}' + b" " * 60_000, 16_384, 2**20
     )
-    [event] = pair.b.receive(b"\n".join(parts), pair.now)
+    [event] = pair.b.receive(b"[%b]" % b",".join(parts), pair.now)
     assert (event.kind, event.id, event.code) == ("ask", 3, "bad_name")
     assert [type(event) for event in raw(pair.b, tell(len(parts) + 1))] == [Tell]
 
@@ -1236,4 +1351,4 @@ def test_a_bad_message_in_parts_is_stepped_over() -> None:
 def test_only_requests_and_replies_come_in_parts() -> None:
     pair = Pair()
     parts = encoding.encode_parts(1, b'{"t":"can","n":1,"id":3}' + b" " * 60_000, 16_384, 2**20)
-    assert closes(pair.b.receive(b"\n".join(parts), pair.now)) == [4001]
+    assert closes(pair.b.receive(b"[%b]" % b",".join(parts), pair.now)) == [4001]
