@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from agentscope_async.agents import AgentBase
 from agentscope_async.message import Msg
 from agentscope_async.models import EchoModel
-from agentscope_async.pipelines import gather
 from agentscope_async.runtime import Runtime, current_runtime
 
 from .common import Stopwatch, judged, machine_facts, print_facts, progress, table, write_json
@@ -29,10 +28,13 @@ from .processes import Worker, ready, told
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
+
+    from agentscope_async.node.remote import RemoteAgent
 
 WALL_GATE_S = 40.0
 AGENTS_PER_LINK = 62_500
-AT_ONCE = 50_000
+AT_ONCE = 36_000
 MADE_AT_ONCE = 1_000
 
 
@@ -103,15 +105,28 @@ async def _ask(count: int, nodes: int, *, is_tuned: bool) -> Figures:
             used_s = [worker.used().cpu_s for worker in workers]
             with Stopwatch(count) as watch:
                 await asyncio.gather(*(maker(_msg(share)) for maker in makers))
-                remotes = [
+                answers = await _answers_of(
                     runtimes[(number // nodes) % links].agent(f"{urls[number % nodes]}/a{number // nodes}")
                     for number in range(count)
-                ]
-                answers = await gather(remotes, _msg("What do you make of this?"), limit=AT_ONCE)
+                )
             used_s = [worker.used().cpu_s - before for worker, before in zip(workers, used_s, strict=True)]
             _check(answers, sum(worker.answer("answered") for worker in workers), count, nodes)
         peaks = [_peak(), *(worker.answer("peak") for worker in workers)]
     return Figures(count, watch.cost.wall_s, [watch.cost.cpu_s, *used_s], peaks)
+
+
+async def _answers_of(agents: Iterable[RemoteAgent]) -> list[Any]:
+    """Ask each agent once, by as many callers as ask at a time."""
+    question, left = _msg("What do you make of this?"), enumerate(agents)
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        for number, agent in left:
+            answers.append(None)
+            answers[number] = await agent(question)
+
+    await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
+    return answers
 
 
 def _check(answers: list[Any], answered: int, count: int, nodes: int) -> None:

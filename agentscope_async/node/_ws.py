@@ -45,7 +45,7 @@ MASKED = 0x80
 MASK_BYTES = 4
 OPENING_BYTES = 4096
 """The buffer of a socket in the handshake: strangers may open many."""
-BUFFER_BYTES = 384 * 1024
+BUFFER_BYTES = 512 * 1024
 """The buffer of an open connection: room for several of a session's largest messages, as one that ends
 in the midst of the next makes for short reads. What nothing was read into takes no memory."""
 
