@@ -17,8 +17,8 @@ class _Ids:
     """A random prefix for the process and a count: unique, and a twentieth of uuid4's cost.
 
     Attributes:
-        new: returns 32 hexadecimal digits that nobody else has; to be called under the lock.
-        acquire, release: of the lock; ``with`` would take twice as long.
+        lock: to be held meanwhile.
+        new: returns 32 hexadecimal digits that nobody else has.
     """
 
     new: Callable[[], str]
@@ -31,8 +31,7 @@ class _Ids:
     def reseed(self) -> None:
         """Make ids of this process different from those of any other, its parent included."""
         self.new = itertools.chain.from_iterable(_runs(os.urandom(10).hex())).__next__
-        lock = threading.Lock()  # another thread may have held the old one during the fork
-        self.acquire, self.release = lock.acquire, lock.release
+        self.lock = threading.Lock()  # another thread may have held the old one during the fork
 
 
 def _runs(prefix: str) -> Iterator[Iterator[str]]:

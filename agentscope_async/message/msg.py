@@ -22,17 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
-    "MSG_TYPES",
-    "ROLES",
-    "TAKEN_FIELDS",
-    "TEXTS",
-    "Msg",
-    "Texts",
-    "Tht",
-    "as_msg",
-    "from_texts",
-    "texts_of",
-]
+    "MSG_TYPES", "ROLES", "TAKEN_FIELDS", "TEXTS", "Msg", "Texts", "Tht", "as_msg", "from_texts", "texts_of",
+]  # fmt: skip
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -130,14 +121,11 @@ class Msg(_Draft):
         """32 hexadecimal digits."""
         id = self._id
         if id is None:
-            ids.acquire()  # two threads that ask first must hear the same
-            try:
+            with ids.lock:  # two threads that ask first must hear the same
                 id = self._id
                 if id is None:
                     id = ids.new()
                     _set_id(self, id)
-            finally:
-                ids.release()
         return id
 
     @property

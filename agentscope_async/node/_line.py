@@ -71,10 +71,8 @@ class Line:
         Raises:
             MessageError: this can never be sent. NodeDown: not to this node.
         """
-        bridge = self._bridge
-        if bridge is None or bridge.is_over:
-            bridge = self._find_now()
-        if bridge is None or self._waiting is not None:
+        bridge = self._bridge_now() if self._waiting is None else None
+        if bridge is None:
             return None
         try:
             return send(bridge, self._key)
@@ -84,10 +82,8 @@ class Line:
 
     def ask_now(self, texts: Texts, asked: Asked) -> bool | None:
         """Send an ask from outside all turns that is a message and nothing else; else as ``try_now``."""
-        bridge = self._bridge
-        if bridge is None or bridge.is_over:
-            bridge = self._find_now()
-        if bridge is None or self._waiting is not None:
+        bridge = self._bridge_now() if self._waiting is None else None
+        if bridge is None:
             return None
         try:
             return bridge.ask_message(self._key, texts, asked)
@@ -139,9 +135,7 @@ class Line:
 
     def _send_first(self, send: Send, sent: asyncio.Future[Any]) -> bool:
         """Send one; False: it waits, and ``resume`` will be called."""
-        bridge = self._bridge
-        if bridge is None or bridge.is_over:
-            bridge = self._find_now()
+        bridge = self._bridge_now()
         if bridge is None:
             if not self._node.runtime.is_open:
                 sent.set_exception(RuntimeClosedError("The runtime of this remote agent was left."))
@@ -165,11 +159,13 @@ class Line:
         """Send nothing more: whoever wants to gets ``error``."""
         self._bridge, self._end = None, error
 
-    def _find_now(self) -> Bridge | None:
-        found = self.locator.find_now() if self._end is None else None
-        if found is None:
-            return None
-        self._bridge, self._key = found
+    def _bridge_now(self) -> Bridge | None:
+        """Return the bridge to send over, if it is known without waiting."""
+        if self._bridge is None or self._bridge.is_over:
+            found = self.locator.find_now() if self._end is None else None
+            if found is None:
+                return None
+            self._bridge, self._key = found
         return self._bridge
 
     async def _find(self) -> None:
