@@ -1048,6 +1048,58 @@ def test_an_answer_that_nobody_waits_for_is_not_given_out() -> None:
     assert [type(event) for event in raw(pair.a, *frames)] == [Reply, LateReply]
 
 
+@pytest.mark.parametrize("is_joined", [True, False])
+def test_messages_beyond_their_credit_end_the_session(is_joined: bool) -> None:
+    pair = Pair(credit=4)
+    lines = [say(n) for n in range(1, 7)]
+    events = raw(pair.b, *lines) if is_joined else [event for line in lines for event in raw(pair.b, line)]
+    assert [type(event) for event in events[:6]] == [Ask] * 4 + [CloseLink, SessionLost]
+    assert closes(events)[0] == 4006
+
+
+def answer(n: int, id: int, **changes: Any) -> dict[str, Any]:
+    return {"t": "rep", "n": n, "id": id, "msg": list(TEXTS), **changes}
+
+
+def test_a_message_ends_an_ask_that_may_be_answered_in_parts() -> None:
+    pair = Pair(credit=4)
+    id = pair.a.ask("bob", 1, pair.now, wants_parts=True)
+    pair.to_b()
+    for i in range(4):
+        pair.b.reply(id, i, last=False)
+    pair.b.reply(id, TEXTS)
+    assert [(event.body, event.last) for event in pair.to_a()][3:] == [(3, False), (TEXTS, True)]
+    pair.a.consumed(id, 4)
+    assert b"crd" not in (pair.a.poll(pair.now) or b"")
+
+
+@pytest.mark.parametrize(
+    ("changes", "events"), [({"last": False}, [4006]), ({"x": 1}, []), ({"body": 1}, [])]
+)
+def test_an_answer_that_is_more_than_a_message_is_read_field_by_field(
+    changes: dict[str, Any], events: list[int]
+) -> None:
+    pair = Pair()
+    id = pair.a.ask_message("bob", TEXTS)
+    got = raw(pair.a, answer(1, id, **changes))
+    assert closes(got) == events
+    replies = [(event.id, event.failure is None) for event in got if type(event) is Reply]
+    assert replies == ([] if events else [(id, "body" not in changes)])
+
+
+def test_a_message_in_answer_tells_that_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MAX_OPEN_ASKS", 2)
+    pair = Pair()
+    ids = [pair.a.ask_message("bob", TEXTS) for _ in range(2)]
+    with refused("too_many_asks"):
+        pair.a.ask_message("bob", TEXTS)
+    assert [type(event) for event in raw(pair.a, answer(1, ids[0]), answer(2, ids[1]))] == [
+        Reply,
+        RoomBack,
+        Reply,
+    ]
+
+
 def test_a_message_between_the_parts_of_another_frame_closes_the_link() -> None:
     pair = Pair()
     part = {"t": "part", "n": 1, "id": 1, "i": 0, "of": 2, "data": ""}
