@@ -16,8 +16,6 @@ __all__ = ["FRAMES_PER_MESSAGE", "Outbox"]
 
 FRAMES_PER_MESSAGE = 32
 """Without a bound two busy nodes run in lockstep, each waiting for the other's whole batch."""
-FLUSH_AT = 16
-"""So many frames are worth a message at once; fewer may wait for the end of the loop's round."""
 MESSAGE_BYTES = 128 * 1024
 
 
@@ -57,19 +55,9 @@ class Outbox:
         return len(self.queue) + len(self._unacked)
 
     @property
-    def is_lone(self) -> bool:
-        """Whether one frame waits to be written, and none for its acknowledgement."""
-        return not self._unacked and len(self.queue) == 1
-
-    @property
     def is_wanted(self) -> bool:
         """Whether somebody found no room."""
         return self._wanted is not None
-
-    @property
-    def is_flush_due(self) -> bool:
-        """So many frames wait that they are worth a message of their own."""
-        return len(self.queue) >= FLUSH_AT
 
     def begin_link(self, greeting: Hello | Welcome, terms: Terms) -> bool:
         """Write everything the other side has not got again, in the same order.

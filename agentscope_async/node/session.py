@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import encoding
 from ._credit import Inflow, Outflow
-from ._outbox import FLUSH_AT, FRAMES_PER_MESSAGE
+from ._outbox import FRAMES_PER_MESSAGE
 from ._receiving import MAX_OPEN_ASKS, MAX_TARGETS, MAX_WATCHES, Receiver
 from .events import CannotSend, SessionStatistics, State
 from .frames import NODE, REPLY, Failure, FrameError
@@ -67,24 +67,16 @@ class Session(Receiver):
         )
 
     @property
-    def is_flush_due(self) -> bool:
-        """So much waits that ``poll`` should be called now and not at the end of the loop's round."""
-        return self._outbox.is_flush_due
-
-    @property
-    def is_lone(self) -> bool:
-        """The frame queued last is all that is under way: there is nothing for it to wait for.
-
-        The idea of Nagle's algorithm (RFC 896): only while something is unacknowledged do more
-        frames pay for the wait.
-        """
-        return len(self._asks) <= 1 and not self._answering and self._outbox.is_lone
-
-    @property
     def is_worth_writing(self) -> bool:
-        """Whether ``is_lone`` or ``is_flush_due``."""
-        waiting = len(self._outbox.queue)
-        return waiting >= FLUSH_AT or (waiting == 1 and self.is_lone)
+        """So much waits that ``poll`` should be called now and not at the end of the loop's round.
+
+        As many frames as are under way, or as a message holds: the other side is to have one part of the
+        work while we have the other. More messages cost more, fewer leave each side idle while
+        the other works. For a single frame it is the idea of Nagle's algorithm (RFC 896).
+        """
+        outbox = self._outbox
+        waiting = len(outbox.queue)
+        return waiting >= FRAMES_PER_MESSAGE or 0 < waiting >= outbox.link_n - outbox.peer_rx
 
     @property
     def ack_due_at(self) -> float | None:

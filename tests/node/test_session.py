@@ -275,12 +275,36 @@ def test_a_lone_frame_is_a_message_at_once_and_many_go_together() -> None:
     assert pair.a.poll(pair.now) is None
     for i in range(40):
         pair.a.tell("bob", i)
-    assert pair.a.is_flush_due
     sizes = []
     while (data := pair.a.poll(pair.now)) is not None:
         frames = orjson.loads(data)
         sizes.append(len(frames) if type(frames) is list else 1)
     assert sizes == [32, 8]
+
+
+def test_frames_are_worth_a_message_when_as_many_wait_as_are_under_way() -> None:
+    pair = Pair(credit=512)
+    groups, waiting = [], 0
+    for i in range(100):
+        pair.a.tell("bob", i)
+        waiting += 1
+        if pair.a.is_worth_writing:
+            groups.append(waiting)
+            waiting = 0
+            while pair.a.poll(pair.now) is not None:
+                pass
+            assert not pair.a.is_worth_writing
+    assert groups == [1, 1, 2, 4, 8, 16, 32, 32]
+
+
+def test_a_frame_goes_at_once_when_all_before_it_has_arrived() -> None:
+    pair = Pair()
+    for i in range(3):
+        pair.a.tell("bob", i)
+    pair.settle()
+    assert not pair.a.is_worth_writing
+    pair.a.tell("bob", 4)
+    assert pair.a.is_worth_writing
 
 
 def test_no_message_is_larger_than_the_other_side_takes() -> None:
