@@ -153,7 +153,7 @@ GATES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``python -m benchmarks distributed``."""
     parser.add_argument("--only", metavar="D1,D3", help="these rows only")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds to take the median of (default: 5)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds to take the median of (default: 9)")
     parser.add_argument("--uvloop", action="store_true", help="run every process on uvloop")
     parser.add_argument("--no-peers", action="store_true", help="leave other ways out, installed or not")
 

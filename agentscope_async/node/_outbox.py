@@ -12,12 +12,13 @@ from .frames import TAIL_BYTES, Hello, Terms, Welcome
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["FRAMES_PER_MESSAGE", "Outbox"]
+__all__ = ["FRAMES_PER_MESSAGE", "LARGE_BYTES", "Outbox"]
 
 FRAMES_PER_MESSAGE = 32
 """Without a bound two busy nodes run in lockstep, each waiting for the other's whole batch."""
 MESSAGE_BYTES = 128 * 1024
-
+LARGE_BYTES = 16 * 1024
+"""A frame of this size is worth a message of its own: what others beside it would save is little."""
 
 _Sent: TypeAlias = tuple[int, bytes, float | None, str, int, Any]
 """A frame that is not acknowledged: its number, the frame, when it expires, and for its Outcome

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import encoding
 from ._credit import Inflow, Outflow
-from ._outbox import FRAMES_PER_MESSAGE
+from ._outbox import FRAMES_PER_MESSAGE, LARGE_BYTES
 from ._receiving import MAX_OPEN_ASKS, MAX_TARGETS, MAX_WATCHES, Receiver
 from .events import CannotSend, SessionStatistics, State
 from .frames import NODE, REPLY, Failure, FrameError
@@ -70,13 +70,15 @@ class Session(Receiver):
     def is_worth_writing(self) -> bool:
         """So much waits that ``poll`` should be called now and not at the end of the loop's round.
 
-        As many frames as are under way, or as a message holds: the other side is to have one part of the
-        work while we have the other. More messages cost more, fewer leave each side idle while
-        the other works. For a single frame it is the idea of Nagle's algorithm (RFC 896).
+        As many frames as are under way, or as a message holds, or a large one: the other side is to have
+        one part of the work while we have the other. More messages cost more, fewer leave each side idle
+        while the other works. For a single frame it is the idea of Nagle's algorithm (RFC 896).
         """
         outbox = self._outbox
         waiting = len(outbox.queue)
-        return waiting >= FRAMES_PER_MESSAGE or 0 < waiting >= outbox.link_n - outbox.peer_rx
+        if waiting >= FRAMES_PER_MESSAGE or 0 < waiting >= outbox.link_n - outbox.peer_rx:
+            return True
+        return waiting > 0 and len(outbox.queue[-1][1]) >= LARGE_BYTES
 
     @property
     def ack_due_at(self) -> float | None:

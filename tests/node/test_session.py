@@ -307,6 +307,18 @@ def test_a_frame_goes_at_once_when_all_before_it_has_arrived() -> None:
     assert pair.a.is_worth_writing
 
 
+def test_a_large_frame_waits_for_no_others() -> None:
+    pair = Pair()
+    for i in range(4):
+        pair.a.tell("bob", i)
+    while pair.a.poll(pair.now) is not None:
+        pass
+    pair.a.tell("bob", "small")
+    assert not pair.a.is_worth_writing
+    pair.a.tell("bob", "x" * 20_000)
+    assert pair.a.is_worth_writing
+
+
 def test_no_message_is_larger_than_the_other_side_takes() -> None:
     pair = Pair(max_frame=16_384, max_body=100_000)
     for size in (10_000, 5_000, 16_300, 40_000, 1, 16_000):
