@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -1057,7 +1058,48 @@ def test_what_is_no_message_in_short_is_refused(texts):
         from_texts(texts)
 
 
-def test_ids_of_messages_differ_beyond_the_256_that_are_made_at_a_time():
+def test_ids_of_messages_differ_beyond_the_256_of_the_last_digits():
     ids = [Msg("Ann", "hi", role="user").id for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert all(re.fullmatch("[0-9a-f]{32}", id) for id in ids)
+
+
+INTERRUPTED = """
+import signal
+from agentscope_async import Msg
+
+class Interrupt(Exception): pass
+
+def interrupt(*_):
+    global is_wanted
+    if is_wanted:
+        is_wanted = False
+        raise Interrupt
+
+is_wanted, interrupts = False, 0
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+while interrupts < 3000:
+    try:
+        is_wanted = True
+        while True:
+            Msg("Ann", "hi", role="user").id
+    except Interrupt:
+        interrupts += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(Msg("Ann", "hi", role="user").id))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signal.setitimer")
+def test_interrupts_do_not_end_the_making_of_ids():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert done.stdout == "32\n", done.stderr
+
+
+def test_a_role_too_deep_to_be_shown_is_refused_in_short():
+    deep = "user"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(MessageError):
+        from_texts(("a", "t", "n", "c", deep))

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["ids"]
 
@@ -30,16 +30,11 @@ class _Ids:
 
     def reseed(self) -> None:
         """Make ids of this process different from those of any other, its parent included."""
-        self.new = itertools.chain.from_iterable(_runs(os.urandom(10).hex())).__next__
+        # Nothing but C: an interrupt in the midst of a generator would end it, and all ids with it.
+        self.new = map("".join, itertools.product([os.urandom(10).hex()], *[_DIGITS] * 6)).__next__
         self.lock = threading.Lock()  # another thread may have held the old one during the fork
 
 
-def _runs(prefix: str) -> Iterator[Iterator[str]]:
-    """Yield 256 ids at a time, so that a number is written out once for all of them."""
-    for number in itertools.count():
-        yield map(f"{prefix}{number:010x}".__add__, _LAST_DIGITS)
-
-
-_LAST_DIGITS = [f"{number:02x}" for number in range(256)]
+_DIGITS = [f"{number:02x}" for number in range(256)]
 
 ids = _Ids()

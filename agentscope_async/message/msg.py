@@ -393,7 +393,7 @@ def from_texts(texts: Sequence[Any]) -> Msg:
         id, timestamp, name, content, role = texts
     except ValueError:
         raise _no_texts() from None
-    if not (type(id) is type(timestamp) is type(name) is type(content) is str):
+    if not (type(id) is type(timestamp) is type(name) is type(content) is type(role) is str):
         raise _no_texts()
     if role not in ROLES:
         raise _unknown_role(role)

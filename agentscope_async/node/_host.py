@@ -167,7 +167,8 @@ class Host:
         operation = _OPERATIONS.get(ask.op)
         if operation is None:
             raise ForbiddenError(f"There is no operation {ask.op!r} on an agent.")
-        return await operation(self, exported, body.x)
+        result = await operation(self, exported, body.x)
+        return list(result) if type(result) is tuple else result  # a tuple would be taken for a message
 
     # -- the end of an ask --
 

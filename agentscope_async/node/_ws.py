@@ -11,9 +11,10 @@ of a frame meanwhile; with the first frame of another kind it takes over, for go
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator
-from mmap import mmap
 from struct import Struct
 from typing import Any, cast
 
@@ -192,7 +193,7 @@ class WebSocket(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._is_opening = False
         self._is_plain = self._is_writable = True
-        self._buffer = memoryview(mmap(-1, BUFFER_BYTES))
+        self._buffer = _new_buffer()
         self._transport.pause_reading()
 
     def _begin(self) -> None:
@@ -251,7 +252,7 @@ class WebSocket(asyncio.BufferedProtocol):
         if size > len(buffer):
             self._buffer = memoryview(bytearray(size))
         elif start == end and len(buffer) > BUFFER_BYTES:
-            self._buffer = memoryview(mmap(-1, BUFFER_BYTES))
+            self._buffer = _new_buffer()
         elif start == 0:
             return
         self._buffer[: end - start] = buffer[start:end]
@@ -383,6 +384,13 @@ class WebSocket(asyncio.BufferedProtocol):
         wire = self._wire
         first = wire.close_rcvd if wire.close_rcvd_then_sent else wire.close_sent
         return (int(first.code), first.reason) if first is not None else (ABNORMAL, self._problem)
+
+
+def _new_buffer() -> memoryview:
+    """Return what a connection is read into; a forked process has one of its own."""
+    if sys.platform == "win32":
+        return memoryview(mmap.mmap(-1, BUFFER_BYTES))
+    return memoryview(mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 # The beginnings of frames up to 125, 65,535 and more bytes: RFC 6455 section 5.2.

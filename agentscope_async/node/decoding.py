@@ -99,10 +99,7 @@ def read(fields: Any, line: bytes | None) -> Frame:
     except (TypeError, KeyError):
         raise FrameError("unknown_type", f"No frame is of this type: {brief(fields)}.") from None
     try:
-        # Whoever reads the texts of a message will not look into what is none.
-        if "msg" not in fields and (
-            line is None or len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH
-        ):
+        if line is None or len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
             check_shape(fields, line)
         return reader(fields)
     except FrameError as error:

@@ -47,12 +47,16 @@ def encode(fields: dict[str, Any]) -> bytes:
     try:
         line = orjson.dumps(fields)
     except TypeError as error:
-        raise FrameError("bad_payload", f"This cannot be sent: {error}.") from None
+        raise _unsendable(error) from None
     if len(line) > MAX_ELEMENTS:
         check_structure(line)
     if len(line) > SHORT or line.count(b"{") + line.count(b"[") > MAX_DEPTH:
         check_shape(fields, line)
     return line
+
+
+def _unsendable(error: TypeError) -> FrameError:
+    return FrameError("bad_payload", f"This cannot be sent: {error}.")
 
 
 def check_target(to: str) -> None:
@@ -106,7 +110,10 @@ def encode_ask(
 
 def encode_message(n: int, id: int, to: str, texts: Texts) -> bytes:
     """Return an ask that is a message and nothing else, for somebody who was written to before."""
-    return orjson.dumps({"t": "ask", "n": n, "id": id, "to": to, "msg": texts})
+    try:
+        return orjson.dumps({"t": "ask", "n": n, "id": id, "to": to, "msg": texts})
+    except TypeError as error:
+        raise _unsendable(error) from None
 
 
 def _kind_of(body: Any) -> str:
@@ -128,7 +135,10 @@ def _add_source(fields: dict[str, Any], sender: str | None, op: str) -> None:
 def encode_reply(n: int, id: int, body: Any, *, last: bool = True) -> bytes:
     """Return a reply, or a part of one."""
     if type(body) is tuple and last:
-        return orjson.dumps({"t": "rep", "n": n, "id": id, "msg": body})
+        try:
+            return orjson.dumps({"t": "rep", "n": n, "id": id, "msg": body})
+        except TypeError as error:
+            raise _unsendable(error) from None
     fields = {"t": "rep", "n": n, "id": id, _kind_of(body): body}
     if not last:
         fields["last"] = False

@@ -90,8 +90,7 @@ class RemoteAgent(Member):
         self.name = name
         self._node = node
         self._line = Line(locator, node)
-        common_s = node.runtime.ask_timeout_s
-        self._limit_s = common_s if timeout_s is None else min(timeout_s, common_s or timeout_s)
+        self._limit_s = timeout_s
         self._circles = ()
         self._mailbox: _Outgoing | None = None
 
@@ -251,6 +250,8 @@ class RemoteAgent(Member):
         turn = current_turn.get()
         if (turn is not None and turn.task is not None) or self._limit_s is not None:
             return None
+        if self._node.runtime.ask_timeout_s is not None:
+            return None
         texts = texts_of(x) if _deadline() is None and _trace() is None else None
         if texts is None:
             return None
@@ -266,9 +267,12 @@ class RemoteAgent(Member):
         inherited = _deadline()
         if inherited is not None and (turn := current_turn.get()) is not None and turn.task is None:
             inherited = None  # it was for a turn that has ended, and this goes on without it
-        if self._limit_s is None:
+        seconds, common_s = self._limit_s, self._node.runtime.ask_timeout_s
+        if seconds is None or (common_s is not None and common_s < seconds):
+            seconds = common_s
+        if seconds is None:
             return inherited
-        own = asyncio.get_running_loop().time() + self._limit_s
+        own = asyncio.get_running_loop().time() + seconds
         return own if inherited is None else min(own, inherited)
 
     async def _ask_in_turn(

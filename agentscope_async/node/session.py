@@ -146,11 +146,11 @@ class Session(Receiver):
         flow, outbox = self._outflow(to), self._outbox
         if len(self._asks) >= MAX_OPEN_ASKS:
             self._refuse_ask()
-        id, n = self._last_id + 1, outbox.sent_n + 1
-        outbox.put(encoding.encode_message(n, id, to, texts), "", id, None)
+        id = self._last_id + 1
+        outbox.put(encoding.encode_message(outbox.sent_n + 1, id, to, texts), "", id, None)
         flow.charge()
         self._last_id = id
-        self._asks[id] = n, None
+        self._asks[id] = outbox.sent_n, None
         return id
 
     def spawn(

@@ -391,3 +391,29 @@ def test_any_fields_are_read_or_refused(kind: str, changes: dict[str, Any]) -> N
         decode(frame(kind, **changes))
     except FrameError as error:
         assert error.code
+
+
+@pytest.mark.parametrize("msg", [0, ["i", "t", "n", "c", "user"]])
+@pytest.mark.parametrize("kind", ["spn", "tell", "ask", "rep"])
+def test_a_message_in_a_frame_excuses_nothing_else_in_it(kind: str, msg: Any) -> None:
+    deep: Any = {}
+    for _ in range(200):
+        deep = {"x": deep}
+    changes: dict[str, Any] = {"body": ..., "msg": msg}
+    assert refusal(frame(kind, **changes, cfg=deep)).code == "too_deep"
+    assert refusal(frame(kind, **changes, cfg={"x": [0] * 100_101})).code == "too_many_elements"
+
+
+def test_what_stands_for_the_texts_of_a_message_may_be_no_deeper() -> None:
+    deep = orjson.loads(b"[" * 200 + b"]" * 200)
+    assert refusal(frame("rep", body=..., msg=["i", "t", "n", "c", deep])).code == "too_deep"
+
+
+def test_texts_that_cannot_be_sent_are_refused() -> None:
+    texts: Any = ("i", "t", "n", "\ud800", "user")
+    with pytest.raises(FrameError, match="cannot be sent"):
+        encoding.encode_reply(1, 1, texts)
+    with pytest.raises(FrameError, match="cannot be sent"):
+        encoding.encode_message(1, 1, "bob", texts)
+    with pytest.raises(FrameError, match="cannot be sent"):
+        encoding.encode_tell(1, "bob", texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -242,6 +243,20 @@ async def test_many_frames_do_not_wait_for_the_end_of_the_turn(pair: Pair, monke
         ann.link.flush()
     assert sizes == [1, 1, 2, 4, 8, 16, 32, 32]
     await bob.until(lambda: len(bob.tells) == 100)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_a_forked_process_reads_into_a_buffer_of_its_own() -> None:
+    async with linked("ws") as (ann, _, _):
+        connection: Any = ann.link._connection
+        before = bytes(connection._buffer[:8])
+        child = os.fork()
+        if not child:
+            connection._buffer[:8] = bytes(8 * [255])
+            os._exit(0)
+        os.waitpid(child, 0)  # noqa: ASYNC222  # it ends at once
+        assert bytes(connection._buffer[:8]) == before
 
 
 async def test_one_flush_writes_all_that_waits(pair: Pair, monkeypatch: Any) -> None:

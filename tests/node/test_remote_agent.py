@@ -197,6 +197,26 @@ async def test_an_interrupt_ends_the_turn_and_tells_its_asker_why(pair: Pair) ->
     assert (await remote("again")).text == "ann answers"
 
 
+class Teller(Actor):
+    """Says of its state what it likes."""
+
+    told: Any = None
+
+    async def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.told
+        return state
+
+
+async def test_a_state_that_is_none_is_told_as_such_or_refused(pair: Pair) -> None:
+    agent = Teller("ann")
+    remote = pair.share(agent)
+    for told in (("x", object()), ("\ud800",), {"x": object()}):
+        agent.told = told
+        assert type(await error_of(remote.state())) is MessageError
+    agent.told = ("i", "t", "n", "c", "user")
+    assert await remote.state() == list(agent.told)
+
+
 async def test_the_state_of_an_agent_can_be_read(pair: Pair) -> None:
     remote = pair.share(Actor("ann"))
     x = message("remember me")

@@ -70,6 +70,15 @@ async def test_the_runtimes_time_limit_holds_for_remote_agents() -> None:
             await gate.left.wait()
 
 
+async def test_a_time_limit_set_later_holds_for_remote_agents_made_before() -> None:
+    gate = Gate()
+    async with nothing_goes_on(), nodes("n0") as (host,), Runtime() as guest:
+        host.export("a", Actor("ann", gate))
+        remote = guest.agent("mem://n0/a")
+        guest.ask_timeout_s = 0.05
+        assert type(await error_of(remote("x"))) is AskTimeoutError
+
+
 async def test_what_expires_in_the_queue_never_begins(five: list[Runtime]) -> None:
     gate = Gate()
     agent = Actor("ann", gate)

@@ -1162,6 +1162,14 @@ def test_agents_that_were_never_written_to_are_counted_once_there_are_too_many(
     assert closes(events) == [4006]
 
 
+def test_an_ask_of_which_not_all_parts_were_written_was_not_delivered() -> None:
+    pair = Pair(max_frame=16_384, max_body=100_000)
+    pair.a.ask_message("bob", (*TEXTS[:3], "x" * 40_000, "user"))
+    assert pair.a.poll(pair.now) is not None
+    [lost] = pair.a.lose("gone")
+    assert [outcome.outcome for outcome in lost.outcomes] == ["not_delivered"]
+
+
 # -- limits --
 
 
