@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self, TextIO, overload
 
 from . import _context
 from ._dead_letters import DeadLetter, DeadLetters
-from ._deadlock import current_waits
 from ._event_reader import EventReader
 from ._hosting import Hosting, OnFatal
 from ._rundir import RunDirectory
@@ -445,12 +444,14 @@ class Runtime:
         return agents if key is None else agents.get(key)
 
     def graph(self) -> list[tuple[str, str]]:
-        """Return who waits on whom now: pairs of agent names, waiting one first."""
-        return [
-            (wait.turn.agent.name, wait.name)
-            for wait in current_waits.values()
-            if _runtime_of(wait.turn) in (self, None)
-        ]
+        """Return who waits on whom now: pairs of agent names, waiting one first, each once."""
+        from ._graph import waits_in
+
+        if self._loop is None:
+            return []
+        waits = waits_in(self._loop)
+        mine = ((turn.agent.name, name) for turn, name in waits if _runtime_of(turn) in (self, None))
+        return list(dict.fromkeys(mine))
 
     # -- other nodes --
 

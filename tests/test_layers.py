@@ -17,7 +17,7 @@ LAYERS = [
     {"models", "service", "prompt", "files", "_services"},
     {"agents"},
     {"msghub", "pipelines", "node"},
-    {"runtime", "_init", "_hosting"}
+    {"runtime", "_init", "_hosting", "_graph"}
     | {"keyed", "keyed_agent", "keyed_registries", "keyed_store", "keyed_unsaved"},
     {"web", "cli", "testing", "__main__", "__init__"},
 ]

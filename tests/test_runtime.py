@@ -934,6 +934,50 @@ async def test_graph_tells_who_waits_on_whom():
         assert rt.graph() == []
 
 
+async def test_graph_tells_of_asks_that_did_not_have_to_queue():
+    gates = [Gate("left"), Gate("right")]
+
+    class Middle(AgentBase):
+        async def reply(self, x=None):
+            await asyncio.gather(*(gate(x) for gate in gates))
+            return Msg(self.name, "done", "assistant")
+
+    middle = Middle("middle")
+
+    class Outer(AgentBase):
+        async def reply(self, x=None):
+            async with asyncio.timeout(60), middle.stream(x) as stream:
+                async for _ in stream:
+                    pass
+                return stream.msg
+
+    async with Runtime() as rt:
+        asking = asyncio.create_task(Outer("outer")("x"))
+        for gate in gates:
+            await gate.reached.wait()
+        assert sorted(rt.graph()) == [("middle", "left"), ("middle", "right"), ("outer", "middle")]
+        for gate in gates:
+            gate.door.set()
+        await asking
+        assert rt.graph() == []
+
+
+async def test_graph_tells_of_the_asks_it_is_called_within():
+    class Inner(AgentBase):
+        async def reply(self, x=None):
+            return Msg(self.name, rt.graph(), "assistant")
+
+    inner = Inner("inner")
+
+    class Outer(AgentBase):
+        async def reply(self, x=None):
+            return await inner(x)
+
+    async with Runtime() as rt:
+        assert (await Outer("outer")("x")).content == [["outer", "inner"]]
+        assert (await inner("x")).content == []
+
+
 async def test_graph_shows_those_of_this_runtime_only():
     async with Runtime() as one, Runtime() as two:
         with one.use():

@@ -779,6 +779,19 @@ async def test_remote_agents_are_listed_with_their_figures(pair: Pair) -> None:
     await outcomes(*asking)
 
 
+async def test_who_waits_for_whom_over_there_is_told(pair: Pair) -> None:
+    gate = Gate()
+    with pair.host.use():
+        asking = Actor("ann", Actor("bob", gate))
+    remote = pair.share(asking, "ann")
+    pending = asyncio.ensure_future(remote("x"))
+    await gate.entered.wait()
+    assert ("ann", "bob") in (await pair.guest.ps(pair.host.url or "")).waits
+    gate.opened.set()
+    await outcomes(pending)
+    assert (await pair.guest.ps(pair.host.url or "")).waits == []
+
+
 async def test_two_exported_agents_of_one_name_are_refused_rather_than_one_lost() -> None:
     with pytest.raises(ConfigError, match="ann"):
         Runtime(listen="mem://host", exports=[Actor("ann"), Actor("ann")])
