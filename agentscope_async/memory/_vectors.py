@@ -55,13 +55,13 @@ def cosine(a: Vector, b: Vector) -> float:
     return max(-1.0, min(1.0, sum(map(operator.mul, a, b)) / length)) if length else 0.0
 
 
-def checked_model(model: EmbeddingModel | None) -> EmbeddingModel | None:
+def checked_model(model: EmbeddingModel) -> EmbeddingModel:
     """Return ``model``.
 
     Raises:
         TypeError: it cannot be called.
     """
-    if model is not None and not callable(model):
+    if not callable(model):
         raise TypeError(
             f"embedding_model must be a model wrapper or a function from text to vector, "
             f"not {type(model).__name__}"

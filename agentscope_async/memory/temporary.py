@@ -76,7 +76,7 @@ class TemporaryMemory(MemoryBase):
         """
         self._content = []
         self._ids = None
-        self.embedding_model = checked_model(embedding_model)
+        self.embedding_model = None if embedding_model is None else checked_model(embedding_model)
 
     def get_memory(
         self, recent_n: int | None = None, filter_func: Callable[[int, Unit], bool] | None = None
@@ -88,6 +88,8 @@ class TemporaryMemory(MemoryBase):
         Raises:
             ValueError: ``recent_n`` is negative.
         """
+        if recent_n is None and filter_func is None:
+            return self._content[:]
         size = len(self._content)
         if recent_n is None:
             recent_n = size

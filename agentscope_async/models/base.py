@@ -106,7 +106,7 @@ class ModelResponse:
     ) -> None:
         # What is not given stays the default of the class: this takes a quarter of the time of
         # the __init__ that a frozen dataclass makes.
-        mine = vars(self)
+        mine = self.__dict__
         mine["text"] = text
         mine["texts"] = [] if texts is None else texts
         mine["tool_calls"] = [] if tool_calls is None else tool_calls
@@ -357,13 +357,20 @@ class ModelWrapperBase(ABC):
         """
         flat: list[Msg] = []
         flatten(msgs, flat)
-        if any(type(msg.content) is not str and _has_tool_parts(msg) for msg in flat):
-            from ._openai_messages import as_messages
+        prompt = []
+        for msg in flat:
+            text = msg.content
+            if type(text) is not str:
+                if _has_tool_parts(msg):
+                    from ._openai_messages import as_messages
 
-            return as_messages(flat, me)
-        if me is None:
-            return [{"role": msg.role, "name": msg.name, "content": msg.text} for msg in flat]
-        return [_as_heard_by(me, msg) for msg in flat]
+                    return as_messages(flat, me)
+                text = msg.text
+            if me is None:
+                prompt.append({"role": msg.role, "name": msg.name, "content": text})
+            else:
+                prompt.append(_as_heard_by(me, msg, text))
+        return prompt
 
     @abstractmethod
     async def _call(self, messages: Messages, args: dict[str, Any]) -> ModelResponse:
@@ -420,9 +427,9 @@ def _has_tool_parts(msg: Msg) -> bool:
     )
 
 
-def _as_heard_by(me: str, msg: Msg) -> dict[str, Any]:
+def _as_heard_by(me: str, msg: Msg, text: str) -> dict[str, Any]:
     if msg.role in ("system", "tool"):
-        return {"role": msg.role, "content": msg.text}
+        return {"role": msg.role, "content": text}
     if msg.name == me:
-        return {"role": "assistant", "content": msg.text}
-    return {"role": "user", "content": f"{msg.name}: {msg.text}"}
+        return {"role": "assistant", "content": text}
+    return {"role": "user", "content": f"{msg.name}: {text}"}

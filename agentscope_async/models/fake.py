@@ -7,13 +7,13 @@ nothing. ``"fake:echo"`` names the first one in a model string.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, TypeAlias
 
 import orjson
 
+from .._tasks import finish
 from ..errors import ConfigError, ModelError
 from ..message import Speech, Usage
 from .base import Messages, ModelResponse, ModelWrapperBase, as_deltas
@@ -48,18 +48,22 @@ class FakeModel(ModelWrapperBase):
             self._clock = _Clock(loop)
         return self._clock.future(delay_s)
 
-    async def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
+    def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
+        """Return the answer, or something to await for it."""
         raise NotImplementedError
 
     async def _call(self, messages: Messages, args: dict[str, Any]) -> ModelResponse:
         if self.delay_s:
             await self._after(self.delay_s)
-        return _as_response(await self._answer(messages, args), messages, self.model_name)
+        answer = self._answer(messages, args)
+        if type(answer) is not str:
+            answer = await finish(answer)
+        return _as_response(answer, messages, self.model_name)
 
     async def _stream(
         self, messages: Messages, args: dict[str, Any]
     ) -> AsyncGenerator[Speech | ModelResponse, None]:
-        response = _as_response(await self._answer(messages, args), messages, self.model_name)
+        response = _as_response(await finish(self._answer(messages, args)), messages, self.model_name)
         deltas = [piece for delta in as_deltas(response) for piece in _word_by_word(delta)]
         for delta in deltas:
             await (self._after(self.delay_s / len(deltas)) if self.delay_s else asyncio.sleep(0))
@@ -76,7 +80,7 @@ class EchoModel(FakeModel):
 
     model_type = "fake_echo"
 
-    async def _answer(self, messages: Messages, args: dict[str, Any]) -> str:
+    def _answer(self, messages: Messages, args: dict[str, Any]) -> str:
         return _last_text(messages)
 
 
@@ -103,7 +107,7 @@ class ScriptedModel(FakeModel):
         self.calls: list[Messages] = []
         self._loop = loop
 
-    async def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
+    def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
         index = len(self.calls)
         self.calls.append(messages)
         if self._loop and self.answers:
@@ -127,9 +131,8 @@ class FunctionModel(FakeModel):
         super().__init__(config_name, **kwargs)
         self.function = function
 
-    async def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
-        answer = self.function(messages, **args)
-        return await answer if inspect.isawaitable(answer) else answer
+    def _answer(self, messages: Messages, args: dict[str, Any]) -> Any:
+        return self.function(messages, **args)
 
 
 def by_name(name: str, **options: Any) -> ModelWrapperBase:
@@ -142,11 +145,14 @@ def by_name(name: str, **options: Any) -> ModelWrapperBase:
 
 
 def _as_response(answer: Any, messages: Messages, model: str) -> ModelResponse:
-    if isinstance(answer, ModelResponse):
+    if isinstance(answer, str):
+        text = answer
+    elif isinstance(answer, ModelResponse):
         return answer
-    if isinstance(answer, BaseException):
+    elif isinstance(answer, BaseException):
         raise answer
-    text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
+    else:
+        text = orjson.dumps(answer).decode()
     usage = Usage(_tokens(messages), len(text) // 4 + 1, True)
     return ModelResponse(text, usage=usage, finish_reason="stop", model=model)
 
@@ -195,7 +201,7 @@ class _Clock:
         if due is None:
             due = self._ticks[tick] = []
             loop.call_at(tick * self.TICK_S, self._ring, tick)
-        future = loop.create_future()
+        future: asyncio.Future[None] = asyncio.Future(loop=loop)  # half of loop.create_future()
         due.append(future)
         return future
 

@@ -124,8 +124,8 @@ class LoudModel(EchoModel):
         super().__init__(config_name)
         self.ending = ending
 
-    async def _answer(self, messages: Any, args: dict[str, Any]) -> str:
-        return (await super()._answer(messages, args)).upper() + self.ending
+    def _answer(self, messages: Any, args: dict[str, Any]) -> str:
+        return super()._answer(messages, args).upper() + self.ending
 
 
 def touch(file: str) -> None:
