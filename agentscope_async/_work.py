@@ -75,7 +75,7 @@ class Work:
         self.settled = 0  # letters dealt with that the runtime was not told of yet
 
     async def run(self) -> None:
-        mailbox = self.mailbox
+        mailbox, runtime = self.mailbox, self.runtime
         letter = self.letter
         task = asyncio.current_task()
         if self.parent is None:
@@ -95,13 +95,12 @@ class Work:
             else:
                 if errand.succeed is not None:
                     errand.succeed(letter, result)
-            if self.letter is not None:  # else it was abandoned meanwhile
-                self.letter = None
-                if letter.runtime is not None:
-                    self.settled += 1
+            if self.letter is not None and letter.runtime is not None:  # not abandoned meanwhile, and counted
+                self.settled += 1
+            self.letter = None
             letter = mailbox.release(letter)
             if letter is not None:
-                if letter.runtime is not self.runtime and letter.runtime is not None:
+                if letter.runtime is not runtime and letter.runtime is not None:
                     start(mailbox, letter)
                     break
                 self.letter = letter

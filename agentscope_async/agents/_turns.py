@@ -121,7 +121,9 @@ async def take_turn(
         if reason is error:
             raise
         raise reason from error
-    _end(turn)
+    turn.task = None  # as _end() does, without the call
+    if turn.parent is not None:
+        _set_turn(turn.parent)
     mailbox.handled += 1
     if began_at is not None:
         _report_end(agent, began_at, None)
