@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from .. import _context
@@ -45,6 +46,7 @@ class Operator(Protocol):
 
 AgentLike: TypeAlias = Operator
 
+_new_mail = object.__new__
 _DEFAULT_OPTIONS: tuple[int, Overflow] = (DEFAULT_CAPACITY, "wait")
 
 
@@ -198,7 +200,13 @@ class AgentBase(Speaker):
         if mailbox is None:
             mailbox = self.mailbox
         errand = post_errand() if _context.letters_carry else POST
-        letter = Mail(self, x if type(x) is Msg else incoming(x), errand, runtime)
+        letter = _new_mail(Mail)  # Mail(self, x, errand, runtime), without two calls
+        letter.agent = self
+        letter.parent = letter.task = letter.extra = letter.admitted = None
+        letter.msg = x if type(x) is Msg else incoming(x)
+        letter.errand = errand
+        letter.runtime = runtime
+        letter.placed_at = monotonic()
         letters = mailbox._letters
         if letters is not None and letters[-1].runtime is runtime and len(letters) < mailbox.capacity:
             # What send() does behind another letter of this runtime, whose loop is known to go on.
